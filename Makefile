@@ -1,0 +1,54 @@
+# Needs Python 3.11 or newer and make. Choose the interpreter with `make PYTHON=python3.12 ...`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --quiet --constraint constraints.txt --editable
+DECLARED := pyproject.toml setup.cfg constraints.txt
+
+.DELETE_ON_ERROR:
+.PHONY: help demo demo-check test lint format clean
+
+help: ## what there is to make
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/'
+
+demo: $(VENV)/demo.stamp ## run the example shop's day, then serve its admin until Ctrl-C
+	$(BIN)/python -m example_site.demo
+
+demo-check: $(VENV)/demo.stamp ## the same without serving: exits 0 when every task is accounted for
+	$(BIN)/python -m example_site.demo --check
+
+test: $(VENV)/test.stamp ## the whole suite, with a Redis and a PostgreSQL of its own; ARGS="-k name" narrows it
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/test.stamp ## style, types, import contracts, missing migrations
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m django makemigrations --check --dry-run --settings tests.settings --pythonpath .
+
+format: $(VENV)/test.stamp ## lets ruff lay out the code and cure what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## removes the virtual environment and what tools left behind
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/demo.stamp: $(VENV)/python.stamp $(DECLARED)
+	$(INSTALL) '.[demo]'
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/python.stamp $(DECLARED)
+	$(INSTALL) '.[demo,test,lint]'
+	@touch $@
+
+# PIP_USER and PIP_TARGET of a global pip configuration would install beside the environment.
+export PIP_USER := no
+unexport PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PYTHONHOME
+
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"expected Python 3.11 or newer, got {sys.version.split()[0]}; name one with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

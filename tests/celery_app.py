@@ -1,0 +1,22 @@
+"""The Celery app of the tests, in this process and in the workers that tests start."""
+
+import json
+import os
+from typing import Any
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+
+app = Celery("tests")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+if overrides := json.loads(os.environ.get("TASKOPS_TEST_CELERY", "{}")):
+    app.conf.update(overrides)
+app.autodiscover_tasks(["tests"])
+
+
+def route(
+    name: str, args: Any, kwargs: Any, options: dict[str, Any], task: object = None, **rest: object
+) -> dict[str, str]:
+    """Read at each publish: a queue of its own keeps a test's messages from every other test's worker."""
+    return {"queue": os.environ.get("TASKOPS_TEST_QUEUE", "celery")}

@@ -1,0 +1,102 @@
+"""Fixtures over real services: each test that asks for `database` runs on PostgreSQL and on SQLite."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from pytest_django import Settings
+
+from tests.services import ALIASES, missing, unavailable
+from tests.workers import BrokerQueue, Worker, WorkerStarter, new_queue
+
+pytest_plugins = ["tests.plugin"]
+
+
+@pytest.fixture(params=ALIASES)
+def database(request: pytest.FixtureRequest, settings: Settings, db: None) -> str:
+    """The alias that the package reads and writes in this test.
+
+    One of them only: `@pytest.mark.parametrize("database", ["default"], indirect=True)`.
+    """
+    alias: str = request.param
+    if alias == "default" and "DATABASE_URL" in missing:
+        unavailable(missing["DATABASE_URL"])
+    settings.TASKOPS = {**settings.TASKOPS, "DATABASE": alias}
+    return alias
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """The Redis of this test run; nothing else uses its database 0."""
+    if "REDIS_URL" in missing:
+        unavailable(missing["REDIS_URL"])
+    return os.environ["REDIS_URL"]
+
+
+@pytest.fixture
+def queue(redis_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> BrokerQueue:
+    """An empty queue of this test's own, where everything goes that it publishes without naming a queue."""
+    return _publish_to(new_queue(), settings, monkeypatch)
+
+
+@pytest.fixture
+def start_worker(
+    database: str, queue: BrokerQueue, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkerStarter]:
+    """Starts real workers on this test's database and queue; they are stopped at the end of the test."""
+    starter = WorkerStarter(folder=tmp_path_factory.mktemp("workers"))
+    yield starter
+    starter.stop_all()
+
+
+@pytest.fixture
+def worker(
+    database: str,
+    module_worker: Callable[[str], Worker],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Worker]:
+    """A prefork worker of two, shared by the tests of a module that use the same database.
+
+    At the end of the test it drops what still waits and finishes what runs, so that the next test finds it idle;
+    one that does not get idle is replaced. Look at rows by task id all the same.
+    """
+    shared = module_worker(database)
+    _publish_to(shared.queue, settings, monkeypatch)
+    yield shared
+    shared.settle()
+
+
+@pytest.fixture(scope="module")
+def module_worker(
+    redis_url: str, django_db_setup: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Worker]]:
+    starter = WorkerStarter(folder=tmp_path_factory.mktemp("workers"))
+    workers: dict[str, Worker] = {}
+
+    def worker_on(database: str) -> Worker:
+        known = workers.get(database)
+        if known is None or known.process.poll() is not None:
+            queue = new_queue()
+            known = starter(database=database, queue=queue, taskops={"JOURNAL_PREFIX": queue.name})
+            workers[database] = known
+        return known
+
+    yield worker_on
+    starter.stop_all()
+
+
+def _publish_to(queue: BrokerQueue, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> BrokerQueue:
+    monkeypatch.setenv("TASKOPS_TEST_QUEUE", queue.name)
+    settings.TASKOPS = {**settings.TASKOPS, "JOURNAL_PREFIX": queue.name}
+    return queue
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's executable."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        unavailable("expected chromium on PATH; install it to run the browser tests")
+    return found

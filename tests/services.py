@@ -1,0 +1,44 @@
+"""What the tests need from outside, once for the whole run. The addresses travel in the environment, to workers too."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from example_site.embedded import ServiceUnavailable, postgres_server, redis_server
+
+ALIASES = ["default", "sqlite"]
+IN_CI = bool(os.environ.get("CI"))
+Server = Callable[[Path], AbstractContextManager[str]]
+SERVERS: dict[str, Server] = {"REDIS_URL": redis_server, "DATABASE_URL": postgres_server}
+missing: dict[str, str] = {}
+
+
+def start_services(until: ExitStack) -> None:
+    """Sets REDIS_URL, DATABASE_URL and a file for SQLite; `until` stops and removes what was started here."""
+    folder = Path(tempfile.mkdtemp(prefix="taskops-tests-"))
+    until.callback(shutil.rmtree, folder, ignore_errors=True)
+    for variable, server in SERVERS.items():
+        _start(until, variable, server, folder)
+    os.environ["TASKOPS_TEST_SQLITE"] = str(folder / "tests.sqlite3")
+
+
+def _start(until: ExitStack, variable: str, server: Server, folder: Path) -> None:
+    try:
+        os.environ[variable] = until.enter_context(server(folder))
+    except ServiceUnavailable as error:
+        if IN_CI:
+            raise pytest.UsageError(str(error)) from error
+        missing[variable] = str(error)
+
+
+def unavailable(reason: str) -> NoReturn:
+    """A service that a test needs is not here: skips on a laptop, fails in CI."""
+    if IN_CI:
+        pytest.fail(f"{reason} (CI is set, so this is a failure and not a skip)", pytrace=False)
+    pytest.skip(reason)

@@ -1,0 +1,90 @@
+"""The project the tests run in, also in worker processes: they get the addresses of the test databases.
+
+Without a PostgreSQL both databases are SQLite, and what needs the real one is skipped.
+"""
+
+import json
+import os
+from typing import Any
+
+from example_site.embedded import is_postgres, postgres_settings, redis_database
+
+_database_url = os.environ.get("DATABASE_URL", "")
+_redis_url = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+_sqlite_file = os.environ.get("TASKOPS_TEST_SQLITE", ":memory:")
+
+
+def _sqlite(name: str) -> dict[str, Any]:
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": name,
+        # A file also for the tests, so that worker processes can open it.
+        "TEST": {"NAME": name if name == ":memory:" else f"{name}.test"},
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+        },
+    }
+
+
+SECRET_KEY = "for the tests only"
+DEBUG = False
+ALLOWED_HOSTS = ["*"]
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+ROOT_URLCONF = "tests.urls"
+STATIC_URL = "/static/"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+DATABASES = {
+    "default": postgres_settings(_database_url) if is_postgres(_database_url) else _sqlite(":memory:"),
+    "sqlite": _sqlite(_sqlite_file),
+}
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_celery_results",
+    "django_taskops",
+    "example_site.shop",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+CELERY_BROKER_URL = redis_database(_redis_url, 1)
+CELERY_RESULT_BACKEND = redis_database(_redis_url, 2)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TASK_ROUTES = ("tests.celery_app.route",)
+CELERY_RESULT_EXPIRES = 600
+
+TASKOPS: dict[str, Any] = {"DATABASE": "default"} | json.loads(os.environ.get("TASKOPS_TEST_SETTINGS", "{}"))

@@ -1,0 +1,253 @@
+"""Real worker processes for the tests, and a look into the queues they read."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import psutil
+import pytest
+import redis
+from celery import current_app
+from django.conf import settings
+from django.db import connections
+
+from example_site.embedded import die_with_parent, postgres_database
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.02
+START_SECONDS = 30
+STOP_SECONDS = 10
+running: list["Worker"] = []
+
+
+def eventually(predicate: Callable[[], T], timeout: float = 15, message: str = "") -> T:
+    """Polls until the predicate returns something true, and returns that.
+
+    An AssertionError or a missing row counts as "not yet". Fails with the last value or error after `timeout` seconds.
+    """
+    from django.core.exceptions import ObjectDoesNotExist
+
+    deadline = time.monotonic() + timeout
+    while True:
+        last: object
+        try:
+            last = value = predicate()
+            if value:
+                return value
+        except (AssertionError, ObjectDoesNotExist) as error:
+            last = error
+        if time.monotonic() > deadline:
+            pytest.fail(f"expected {message or _source(predicate)} within {timeout} s, last saw: {last!r}")
+        time.sleep(POLL_SECONDS)
+
+
+def _source(predicate: Callable[[], object]) -> str:
+    code = predicate.__code__ if hasattr(predicate, "__code__") else None
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno} to hold" if code else repr(predicate)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerQueue:
+    """What waits in one queue of the broker, without consuming it."""
+
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.messages())
+
+    def __bool__(self) -> bool:
+        return True  # an empty queue is still a queue
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The raw messages (`headers`, `properties`, `body` in base64), next to be consumed first."""
+        with broker_client() as client:
+            keys = sorted(client.scan_iter(match=f"{self.name}*"))
+            return [json.loads(raw) for key in keys for raw in reversed(client.lrange(key, 0, -1))]
+
+    def task_ids(self) -> list[str]:
+        return [message["headers"]["id"] for message in self.messages()]
+
+    def drop(self) -> None:
+        with broker_client() as client:
+            for key in client.scan_iter(match=f"{self.name}*"):
+                client.delete(key)
+
+    def put(self, message: Mapping[str, Any]) -> None:
+        """Delivers a raw message again, as a broker does after an acknowledgement was lost."""
+        with broker_client() as client:
+            client.lpush(self.name, json.dumps(message))
+
+
+def broker_client() -> redis.Redis:
+    return redis.Redis.from_url(settings.CELERY_BROKER_URL)
+
+
+def new_queue() -> BrokerQueue:
+    return BrokerQueue(f"test-{uuid4().hex}")
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """A `celery worker` in its own process group, so that nothing of it outlives the test."""
+
+    name: str
+    queue: BrokerQueue
+    log: Path
+    process: subprocess.Popen[bytes]
+    asked_to_stop: bool = False
+
+    @classmethod
+    def start(cls, queue: BrokerQueue, log: Path, arguments: list[str], environment: Mapping[str, str]) -> "Worker":
+        name = f"{queue.name}@tests"
+        command = [sys.executable, "-m", "celery", "-A", "tests.celery_app", "worker", "-n", name, *arguments]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | environment,
+                cwd=Path(__file__).parents[1],
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509
+            )
+        worker = cls(name=name, queue=queue, log=log, process=process)
+        running.append(worker)
+        try:
+            worker.wait_for_log(f"{name} ready.", START_SECONDS)
+        except BaseException:
+            worker.stop()
+            raise
+        return worker
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def children(self) -> list[psutil.Process]:
+        """The processes of its pool."""
+        return list(psutil.Process(self.pid).children(recursive=True))
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def log_tail(self) -> str:
+        return self.log_text()[-20_000:]
+
+    def wait_for_log(self, text: str, timeout: float = 15) -> None:
+        def logged() -> bool:
+            seen = text in self.log_text()
+            if not seen and self.process.poll() is not None:
+                pytest.fail(f"worker {self.name} ended with {self.process.returncode}:\n{self.log_tail()}")
+            return seen
+
+        eventually(logged, timeout, f"{text!r} in the log of {self.name}")
+
+    def kill(self) -> None:
+        """SIGKILL to the main process and its pool at once, as when a machine goes away."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def settle(self) -> None:
+        """Empties its queue and waits until it is idle; stops it when that takes too long."""
+        self.queue.drop()
+        deadline = time.monotonic() + STOP_SECONDS
+        while self.process.poll() is None and not self._is_idle():
+            if time.monotonic() > deadline:
+                self.stop()
+
+    def _is_idle(self) -> bool:
+        """Its main process answers between two events, so what it has seen ended is written."""
+        inspect = current_app.control.inspect([self.name], timeout=2, limit=1)
+        return all((asked() or {}).get(self.name) == [] for asked in (inspect.active, inspect.reserved))
+
+    def ask_to_stop(self) -> None:
+        """Once: the second SIGTERM would be a cold shutdown."""
+        if self.process.poll() is None and not self.asked_to_stop:
+            self.asked_to_stop = True
+            self.process.terminate()
+
+    def stop(self, timeout: float = STOP_SECONDS) -> None:
+        """A warm shutdown, a SIGKILL when that takes longer than `timeout` seconds. Does nothing the second time."""
+        if self not in running:
+            return
+        running.remove(self)
+        self.ask_to_stop()
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        finally:
+            _end_group(self.pid)
+
+
+def _end_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkerStarter:
+    """Starts workers on the databases that this test run created, and stops them all in `stop_all`."""
+
+    folder: Path
+    started: list[Worker] = field(default_factory=list)
+
+    def __call__(
+        self,
+        *,
+        database: str | None = None,
+        queue: BrokerQueue | None = None,
+        queues: Sequence[str] = (),
+        pool: str = "prefork",
+        concurrency: int = 2,
+        arguments: Sequence[str] = (),
+        taskops: Mapping[str, Any] | None = None,
+        celery: Mapping[str, Any] | None = None,
+        extra_env: Mapping[str, str] | None = None,
+    ) -> Worker:
+        """Returns when the worker is ready. It reads `queue` (else the test's own) and `queues`.
+
+        `taskops` and `celery` (keys in lower case) are settings for this worker only; both must fit into JSON.
+        """
+        queue = queue or BrokerQueue(os.environ["TASKOPS_TEST_QUEUE"])
+        options = ["--pool", pool, "--concurrency", str(concurrency), "--loglevel", "INFO"]
+        options += ["--without-mingle", "--without-gossip"]  # a second of waiting for other workers at each start
+        options += ["--queues", ",".join([queue.name, *queues]), *arguments]
+        own = {"DATABASE": database} if database else {}
+        environment = _worker_environment(queue, {**settings.TASKOPS, **own, **(taskops or {})}, celery or {})
+        log = self.folder / f"worker-{len(self.started)}.log"
+        worker = Worker.start(queue, log, options, {**environment, **(extra_env or {})})
+        self.started.append(worker)
+        return worker
+
+    def stop_all(self) -> None:
+        for worker in self.started:
+            worker.ask_to_stop()
+        for worker in self.started:
+            worker.stop()
+
+
+def _worker_environment(queue: BrokerQueue, taskops: Mapping[str, Any], celery: Mapping[str, Any]) -> dict[str, str]:
+    """What makes tests.settings, read in another process, mean the databases that this test run created."""
+    environment = {
+        "TASKOPS_TEST_QUEUE": queue.name,
+        "TASKOPS_TEST_SETTINGS": json.dumps(dict(taskops)),
+        "TASKOPS_TEST_CELERY": json.dumps(dict(celery)),
+        "TASKOPS_TEST_SQLITE": str(connections["sqlite"].settings_dict["NAME"]),
+    }
+    if connections["default"].vendor == "postgresql":
+        name = str(connections["default"].settings_dict["NAME"])
+        environment["DATABASE_URL"] = postgres_database(os.environ["DATABASE_URL"], name)
+    return environment
