@@ -1,0 +1,1 @@
+"""Merges events into rows, in bulk, idempotently. Knows the ORM, never Celery."""

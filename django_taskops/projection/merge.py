@@ -1,0 +1,325 @@
+"""How events become rows: the fold of a delivery, the delivery that a run shows, the status of its letters.
+
+Pure, and indifferent to the order and the repetition of events. Knows neither the ORM nor Celery.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from ..events import JSON, Call, Event, EventKind, Outcome
+from ..states import FINISHED, DeadLetterReason, LetterStatus, QuietReason, TaskState
+
+PRECEDENCE: Mapping[str, int] = {"": -1} | {kind: rank for rank, kind in enumerate(EventKind)}
+
+STATES: Mapping[EventKind, TaskState] = {
+    EventKind.RECEIVED: TaskState.RECEIVED,
+    EventKind.STARTED: TaskState.STARTED,
+    EventKind.BROKE: TaskState.FAILURE,
+    EventKind.WORKER_LOST: TaskState.FAILURE,
+    EventKind.FAILED: TaskState.FAILURE,
+    EventKind.TIMED_OUT: TaskState.FAILURE,
+    EventKind.CANCELLED: TaskState.FAILURE,
+    EventKind.REJECTED: TaskState.REJECTED,
+    EventKind.IGNORED: TaskState.IGNORED,
+    EventKind.RETRIED: TaskState.RETRY,
+    EventKind.REVOKED: TaskState.REVOKED,
+    EventKind.SUCCEEDED: TaskState.SUCCESS,
+    EventKind.UNSERIALIZABLE: TaskState.FAILURE,
+    EventKind.UNKNOWN_TASK: TaskState.FAILURE,
+    EventKind.UNDECODABLE: TaskState.FAILURE,
+}
+
+REASONS: Mapping[EventKind, str] = {
+    EventKind.BROKE: DeadLetterReason.FAILED,
+    EventKind.WORKER_LOST: DeadLetterReason.WORKER_LOST,
+    EventKind.FAILED: DeadLetterReason.FAILED,
+    EventKind.TIMED_OUT: DeadLetterReason.TIME_LIMIT,
+    EventKind.CANCELLED: DeadLetterReason.CANCELLED,
+    EventKind.REJECTED: DeadLetterReason.REJECTED,
+    EventKind.REVOKED: QuietReason.REVOKED,
+    EventKind.UNSERIALIZABLE: DeadLetterReason.UNSERIALIZABLE_RESULT,
+    EventKind.UNKNOWN_TASK: DeadLetterReason.UNKNOWN_TASK,
+    EventKind.UNDECODABLE: DeadLetterReason.UNDECODABLE,
+}
+
+Epoch: TypeAlias = tuple[str, int]
+"""(publication, generation): what one dead letter stands for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What is known of one delivery. `delivery` is "" for a run that no worker has received."""
+
+    delivery: str = ""
+    publication: str = ""
+    generation: int = 0
+    nesting: int = 0
+    retries: int = 0
+    seen: int = 0
+    verdict: str = ""
+    state: str = TaskState.PENDING
+    reason: str = ""
+    received_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    retry_at: datetime | None = None
+    worker: str = ""
+    boot_id: str = ""
+    pid: int | None = None
+    acks_late: bool | None = None
+    version: str = ""
+    progress: Mapping[str, Any] | None = None
+    exception_type: str = ""
+    exception_message: str = ""
+    traceback: str = ""
+    frames: tuple[str, ...] = ()
+    result: JSON = None
+    dead_letter_queue: str = ""
+
+    @property
+    def epoch(self) -> Epoch:
+        return (self.publication, self.generation)
+
+    @property
+    def dead(self) -> bool:
+        return self.state in FINISHED and self.reason in DeadLetterReason
+
+    @property
+    def needs_attempt(self) -> bool:
+        """False while it runs and after it succeeded: then the run's row says it all."""
+        return self.state in FINISHED - {TaskState.SUCCESS} or self.state == TaskState.RETRY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run with the delivery that it shows and its newest description."""
+
+    task_id: str
+    task_name: str = ""
+    shown: Delivery = field(default_factory=Delivery)
+    enqueued_at: datetime | None = None
+    described: str = ""
+    call: Call = field(default_factory=Call)
+
+    @property
+    def holds_envelope(self) -> bool:
+        """False once it has ended: what died has left its envelope to its dead letter."""
+        return self.shown.state not in FINISHED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """A dead letter as far as merging decides on it.
+
+    `sent_generation` is the generation that its requeue sends. `elsewhere` where it was requeued under another id:
+    then that run decides what becomes of it.
+    """
+
+    publication: str
+    generation: int
+    status: LetterStatus
+    sent_generation: int | None = None
+    elsewhere: bool = False
+
+    @property
+    def epoch(self) -> Epoch:
+        return (self.publication, self.generation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """What a run's rows have to become."""
+
+    run: Run
+    attempts: Sequence[Delivery]  # to write
+    obsolete: Sequence[str]  # deliveries whose attempt the run's row replaces
+    letters: Mapping[Epoch, LetterStatus]  # status by epoch, the letters to create included
+    deaths: Mapping[Epoch, Delivery]  # the delivery that died, of each letter to write
+
+
+def merge(run: Run, attempts: Mapping[str, Delivery], letters: Sequence[Letter], events: Sequence[Event]) -> Merged:
+    """`attempts` are those that `events` mention and those that succeeded; `letters` all of the run's."""
+    known = _known(run, attempts, events)
+    newest = max(run.shown.epoch, *((event.publication, event.generation) for event in events))
+    shown = _choose(known.values(), newest)
+    stored, obsolete = _attempts(run.shown, shown, known, attempts, events)
+    deaths = _deaths(known, shown, events)
+    return Merged(
+        run=_describe(replace(run, shown=shown), events),
+        attempts=stored,
+        obsolete=obsolete,
+        letters=_statuses(known, shown, letters, deaths),
+        deaths=deaths,
+    )
+
+
+def observe(delivery: Delivery, event: Event) -> Delivery:
+    """`delivery` with one more observation: commutative, associative, idempotent."""
+    facts: dict[str, Any] = {"seen": min(filter(None, (delivery.seen, event.position)), default=0)}
+    if event.kind is EventKind.RECEIVED:
+        facts["received_at"] = _earliest(delivery.received_at, event.at)
+    if event.kind is EventKind.STARTED:
+        facts["started_at"] = _earliest(delivery.started_at, event.at)
+    if event.executor:
+        facts |= {
+            name: getattr(event.executor, name)
+            for name in ("worker", "boot_id", "pid", "acks_late", "version")
+            if getattr(delivery, name) in ("", None)
+        }
+    if event.progress and event.progress["at"] > (delivery.progress or {}).get("at", ""):
+        facts["progress"] = event.progress
+    return _judge(replace(delivery, **facts), event)
+
+
+def _judge(delivery: Delivery, event: Event) -> Delivery:
+    state = STATES.get(event.kind)
+    if state is None or not _outweighs(event, delivery):
+        return delivery
+    outcome = event.outcome or Outcome()
+    return replace(
+        delivery,
+        verdict=event.kind,
+        state=state,
+        reason=outcome.reason or REASONS.get(event.kind, ""),
+        finished_at=event.at if state in FINISHED or state == TaskState.RETRY else None,
+        retry_at=outcome.retry_at,
+        exception_type=outcome.exception_type,
+        exception_message=outcome.exception_message,
+        traceback=outcome.traceback,
+        frames=outcome.frames,
+        result=outcome.result,
+        dead_letter_queue=outcome.dead_letter_queue,
+    )
+
+
+def _outweighs(event: Event, delivery: Delivery) -> bool:
+    if event.kind == delivery.verdict and delivery.finished_at:
+        return event.at < delivery.finished_at  # said twice: the first telling stays
+    return PRECEDENCE[event.kind] > PRECEDENCE[delivery.verdict]
+
+
+def _earliest(known: datetime | None, at: datetime) -> datetime:
+    return at if known is None else min(known, at)
+
+
+def _known(run: Run, attempts: Mapping[str, Delivery], events: Sequence[Event]) -> dict[str, Delivery]:
+    known = dict(attempts)
+    if run.shown.delivery:
+        stored = attempts.get(run.shown.delivery)
+        known[run.shown.delivery] = replace(run.shown, frames=stored.frames if stored else ())
+    for event in events:
+        if event.delivery:
+            known[event.delivery] = observe(known.get(event.delivery) or _new(event), event)
+    return known
+
+
+def _new(event: Event) -> Delivery:
+    return Delivery(
+        delivery=event.delivery,
+        publication=event.publication,
+        generation=event.generation,
+        nesting=event.nesting,
+        retries=event.retries,
+        seen=event.position,
+    )
+
+
+def _choose(known: Iterable[Delivery], newest: Epoch) -> Delivery:
+    """The delivery that a run shows: the first success of the newest epoch, else its newest delivery."""
+    current = [delivery for delivery in known if delivery.epoch == newest]
+    if succeeded := [delivery for delivery in current if delivery.state == TaskState.SUCCESS]:
+        return min(succeeded, key=_order)
+    return max(current, key=_order, default=Delivery(publication=newest[0], generation=newest[1]))
+
+
+def _order(delivery: Delivery) -> tuple[int, int, int, str]:
+    return (delivery.nesting, delivery.retries, delivery.seen, delivery.delivery)
+
+
+def _describe(run: Run, events: Sequence[Event]) -> Run:
+    """The newest description of the call wins; within one send, what stood on the wire outweighs its publisher."""
+    for event in events:
+        if not run.task_name:
+            run = replace(run, task_name=event.task_name)
+        if event.kind is EventKind.PUBLISHED and event.retries == 0:
+            latest = event.at if run.enqueued_at is None else max(run.enqueued_at, event.at)
+            run = replace(run, enqueued_at=latest)
+        if event.call and _description_key(event) > run.described:
+            run = replace(run, call=event.call, described=_description_key(event), task_name=event.task_name)
+    return run
+
+
+def _description_key(event: Event) -> str:
+    wire = event.kind is not EventKind.PUBLISHED
+    return f"{event.publication}/{event.generation:06}/{event.nesting:03}/{event.retries:06}/{wire:d}"
+
+
+def _attempts(
+    before: Delivery,
+    shown: Delivery,
+    known: Mapping[str, Delivery],
+    stored: Mapping[str, Delivery],
+    events: Sequence[Event],
+) -> tuple[list[Delivery], list[str]]:
+    """The attempts to write, and those that the run's row replaces."""
+    touched = {event.delivery for event in events if event.delivery}
+    if before.delivery and not before.needs_attempt and before.delivery != shown.delivery:
+        touched.add(before.delivery)  # it stood in the run's row alone
+    to_write, obsolete = [], []
+    for delivery in (known[key] for key in sorted(touched)):
+        if delivery.needs_attempt or delivery.delivery != shown.delivery:
+            to_write.append(delivery)
+        elif delivery.delivery in stored:
+            obsolete.append(delivery.delivery)
+    return to_write, obsolete
+
+
+def _deaths(known: Mapping[str, Delivery], shown: Delivery, events: Sequence[Event]) -> dict[Epoch, Delivery]:
+    """The newest dead delivery of each epoch in which `events` report a death that deserves a letter."""
+    deaths: dict[Epoch, Delivery] = {}
+    for event in events:
+        delivery = known.get(event.delivery)
+        if delivery and delivery.dead and delivery.verdict == event.kind and (event.outcome or Outcome()).dead_letter:
+            newest = max(delivery, deaths.get(delivery.epoch, delivery), key=_order)
+            deaths[delivery.epoch] = shown if shown.dead and shown.epoch == newest.epoch else newest
+    return deaths
+
+
+def _statuses(
+    known: Mapping[str, Delivery], shown: Delivery, letters: Sequence[Letter], deaths: Iterable[Epoch]
+) -> dict[Epoch, LetterStatus]:
+    """The status of each letter of the run, those of `deaths` included, given everything known of it."""
+    by_epoch: dict[Epoch, Letter | None] = dict.fromkeys(deaths)
+    by_epoch.update((letter.epoch, letter) for letter in letters)
+    settled = {delivery.epoch for delivery in known.values() if delivery.state == TaskState.SUCCESS}
+    if shown.state == TaskState.IGNORED:
+        settled.add(shown.epoch)
+    return {epoch: _status(epoch, letter, shown, settled, by_epoch) for epoch, letter in by_epoch.items()}
+
+
+def _status(
+    epoch: Epoch, letter: Letter | None, shown: Delivery, settled: Iterable[Epoch], lettered: Iterable[Epoch]
+) -> LetterStatus:
+    if letter and (letter.elsewhere or letter.status == LetterStatus.DISCARDED):
+        return letter.status
+    if any(_follows(other, epoch) for other in settled) or (shown.epoch == epoch and _needs_nobody(shown)):
+        return LetterStatus.RESOLVED
+    if any(_follows(other, epoch) for other in set(lettered) - {epoch}):
+        return LetterStatus.SUPERSEDED
+    if _follows(shown.epoch, epoch) and shown.state not in FINISHED:
+        return LetterStatus.REQUEUED
+    if letter and shown.publication > epoch[0]:
+        return letter.status  # the id means another publish by now, which says nothing of this one
+    if letter and letter.sent_generation is not None and (epoch[0], letter.sent_generation) > shown.epoch:
+        return LetterStatus.REQUEUED  # sent, or about to be, and nothing has been heard of it
+    return LetterStatus.OPEN
+
+
+def _needs_nobody(shown: Delivery) -> bool:
+    return shown.state in FINISHED and not shown.dead
+
+
+def _follows(later: Epoch, epoch: Epoch) -> bool:
+    return later[0] == epoch[0] and later[1] >= epoch[1]
