@@ -1,0 +1,20 @@
+"""The tables. No foreign key leaves the app, no migration depends on settings."""
+
+from .audit import AuditAction, AuditEntry
+from .dead_letter import DeadLetter
+from .outbox import OutboxEntry, OutboxKind, OutboxStatus
+from .run import RunEnvelope, TaskAttempt, TaskRun
+from .worker import WorkerBeat
+
+__all__ = [
+    "AuditAction",
+    "AuditEntry",
+    "DeadLetter",
+    "OutboxEntry",
+    "OutboxKind",
+    "OutboxStatus",
+    "RunEnvelope",
+    "TaskAttempt",
+    "TaskRun",
+    "WorkerBeat",
+]

@@ -1,0 +1,53 @@
+"""What has to happen because of a fact, written in the fact's transaction and carried out afterwards."""
+
+from typing import ClassVar
+
+from django.db import models
+from django.utils import timezone
+
+from .manager import TaskOpsManager
+
+
+class OutboxKind(models.TextChoices):
+    DEAD_LETTERED = "task_dead_lettered"
+    DEAD_LETTER_QUEUE = "dead_letter_queue"
+    RESOLVED = "dead_letter_resolved"
+    REQUEUE = "requeue"
+    CLAIM = "claim"
+
+
+class OutboxStatus(models.TextChoices):
+    PENDING = "pending"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class OutboxEntry(models.Model):
+    """`key` is unique: writing the same consequence again changes nothing."""
+
+    kind = models.CharField(max_length=32, choices=OutboxKind)
+    key = models.CharField(max_length=255)
+    payload = models.JSONField(default=dict, blank=True)
+    status = models.CharField(max_length=16, choices=OutboxStatus, default=OutboxStatus.PENDING)
+    created_at = models.DateTimeField(default=timezone.now)
+    available_at = models.DateTimeField(default=timezone.now)
+    tries = models.PositiveIntegerField(default=0)
+    claimed_by = models.CharField(max_length=64, blank=True)
+    claimed_until = models.DateTimeField(null=True, blank=True)
+    error = models.TextField(blank=True)
+
+    objects: ClassVar[TaskOpsManager] = TaskOpsManager()
+
+    class Meta:
+        verbose_name_plural = "outbox entries"
+        constraints = (models.UniqueConstraint(fields=["key"], name="taskops_outbox_key"),)
+        indexes = (
+            models.Index(
+                fields=["available_at"],
+                name="taskops_outbox_pending",
+                condition=models.Q(status=OutboxStatus.PENDING),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key} {self.status}"

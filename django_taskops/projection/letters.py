@@ -1,0 +1,157 @@
+"""The dead letters that follow from merged runs, and what the outbox has to tell of them."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+
+from django.utils import timezone
+
+from ..models import DeadLetter, OutboxEntry, OutboxKind, RunEnvelope, TaskRun
+from ..states import DeadLetterReason, LetterStatus, TaskState
+from .merge import Delivery, Epoch, Letter, Merged
+
+DESCRIPTION_MAX_CHARS = 1000
+
+Letters = Mapping[int, Mapping[Epoch, DeadLetter]]
+
+
+def of_runs(runs: Iterable[TaskRun]) -> Letters:
+    """All letters of `runs`, by run and epoch."""
+    found: dict[int, dict[Epoch, DeadLetter]] = defaultdict(dict)
+    for letter in DeadLetter.objects.filter(run__in=[run.pk for run in runs]):
+        found[letter.run_id][letter.publication, letter.generation] = letter
+    return found
+
+
+def as_merged(letter: DeadLetter) -> Letter:
+    return Letter(
+        publication=letter.publication,
+        generation=letter.generation,
+        status=LetterStatus(letter.status),
+        sent_generation=letter.sent_generation,
+        elsewhere=bool(letter.requeued_as),
+    )
+
+
+def write(runs: Iterable[TaskRun], merged: Mapping[int, Merged], stored: Letters, described: Collection[int]) -> None:
+    """Writes the letters that are new or have changed, each with its envelope, and the notices they call for.
+
+    `described` are the runs of which this batch brought the newest description, and with it their envelope.
+    """
+    changed: list[DeadLetter] = []
+    notices: list[OutboxEntry] = []
+    for run in runs:
+        for epoch, status in sorted(merged[run.pk].letters.items()):
+            letter = stored[run.pk].get(epoch) or _new(run, epoch)
+            if _update(letter, status, merged[run.pk], described):
+                changed.append(letter)
+                notices += _notices(letter, merged[run.pk].deaths.get(epoch))
+    if changed:
+        _write(changed, merged, described)
+    notices += _settle_origins([merged[run.pk] for run in runs if run.requeued_from])
+    OutboxEntry.objects.bulk_create(notices, ignore_conflicts=True)
+
+
+def _new(run: TaskRun, epoch: Epoch) -> DeadLetter:
+    return DeadLetter(
+        run=run, task_id=run.task_id, task_name=run.task_name, publication=epoch[0], generation=epoch[1], status=""
+    )
+
+
+def _update(letter: DeadLetter, status: LetterStatus, result: Merged, described: Collection[int]) -> bool:
+    """True where the letter has to be written."""
+    epoch = (letter.publication, letter.generation)
+    died = result.deaths.get(epoch)
+    if died:
+        letter.reason = died.reason
+        letter.exception_type = died.exception_type
+        letter.description = _description(died)
+        letter.died_at = died.finished_at or timezone.now()
+    changed = bool(died) or letter.status != status or (letter.run_id in described and epoch == result.run.shown.epoch)
+    letter.status = status
+    return changed
+
+
+def _description(died: Delivery) -> str:
+    if not died.exception_type:
+        return str(DeadLetterReason(died.reason).label)
+    text = f"{died.exception_type}: {died.exception_message}"
+    return text if len(text) <= DESCRIPTION_MAX_CHARS else f"{text[: DESCRIPTION_MAX_CHARS - 1]}…"
+
+
+def _notices(letter: DeadLetter, died: Delivery | None) -> list[OutboxEntry]:
+    """What has to be told of a letter that has changed. The key of an entry keeps it from being told twice."""
+    if letter.status == LetterStatus.RESOLVED and not _is_new(letter):
+        return [_notice(OutboxKind.RESOLVED, letter)]
+    if letter.status != LetterStatus.OPEN:
+        return []
+    notices = [_notice(OutboxKind.DEAD_LETTERED, letter)]
+    if died and died.dead_letter_queue:
+        notices.append(_notice(OutboxKind.DEAD_LETTER_QUEUE, letter, queue=died.dead_letter_queue))
+    return notices
+
+
+def _notice(kind: OutboxKind, letter: DeadLetter, **facts: str) -> OutboxEntry:
+    payload = {"run": letter.run_id, "publication": letter.publication, "generation": letter.generation, **facts}
+    return OutboxEntry(
+        kind=kind, key=f"{kind}:{letter.run_id}:{letter.publication}:{letter.generation}", payload=payload
+    )
+
+
+def _write(changed: list[DeadLetter], merged: Mapping[int, Merged], described: Collection[int]) -> None:
+    stored = {row.run_id: row for row in RunEnvelope.objects.filter(run__in={letter.run_id for letter in changed})}
+    for letter in changed:
+        run = merged[letter.run_id].run
+        if run.shown.epoch != (letter.publication, letter.generation) and not _is_new(letter):
+            continue
+        if letter.run_id in described:
+            letter.envelope, letter.envelope_error = run.call.envelope, run.call.envelope_error
+        elif letter.run_id in stored:
+            kept = stored[letter.run_id]
+            letter.envelope, letter.envelope_error = kept.envelope, kept.error
+    _link(changed, merged)
+    DeadLetter.objects.bulk_create(
+        changed,
+        update_conflicts=True,
+        unique_fields=["run", "publication", "generation"],
+        update_fields=[
+            "reason",
+            "description",
+            "exception_type",
+            "status",
+            "died_at",
+            "previous",
+            "envelope",
+            "envelope_error",
+        ],
+    )
+
+
+def _link(changed: list[DeadLetter], merged: Mapping[int, Merged]) -> None:
+    """Lets each new letter of a re-run point back to the letter that was requeued."""
+    new = [letter for letter in changed if _is_new(letter)]
+    rerun = {letter.run_id for letter in new if letter.generation > 0}
+    moved = [letter.task_id for letter in new if merged[letter.run_id].run.call.requeued_from]
+    earlier: dict[tuple[int, str], list[DeadLetter]] = defaultdict(list)
+    for letter in DeadLetter.objects.filter(run__in=rerun).defer("envelope").order_by("generation"):
+        earlier[letter.run_id, letter.publication].append(letter)
+    origins = {letter.requeued_as: letter for letter in DeadLetter.objects.filter(requeued_as__in=moved)}
+    for letter in new:
+        before = [row for row in earlier[letter.run_id, letter.publication] if row.generation < letter.generation]
+        letter.previous = before[-1] if before else origins.get(letter.task_id)
+
+
+def _is_new(letter: DeadLetter) -> bool:
+    return letter._state.adding  # noqa: SLF001 Django documents `_state`
+
+
+def _settle_origins(results: Iterable[Merged]) -> list[OutboxEntry]:
+    """A letter that was requeued under a new id becomes what the new run has become."""
+    succeeded = {r.run.task_id for r in results if r.run.shown.state == TaskState.SUCCESS}
+    died = {r.run.task_id for r in results if r.run.shown.dead}
+    if not succeeded | died:
+        return []
+    waiting = DeadLetter.objects.filter(status=LetterStatus.REQUEUED)
+    healed = list(waiting.filter(requeued_as__in=succeeded).defer("envelope"))
+    waiting.filter(pk__in=[letter.pk for letter in healed]).update(status=LetterStatus.RESOLVED)
+    waiting.filter(requeued_as__in=died).update(status=LetterStatus.SUPERSEDED)
+    return [_notice(OutboxKind.RESOLVED, letter) for letter in healed]

@@ -1,0 +1,47 @@
+"""Between rows and the values that merging works on. Columns and attributes have the same names."""
+
+from dataclasses import fields
+
+from ..events import Call
+from ..models import TaskAttempt, TaskRun
+from .merge import Delivery, Run
+
+_NOT_SHARED = ("retries", "frames", "result", "dead_letter_queue")
+_DELIVERY = [field.name for field in fields(Delivery) if field.name not in _NOT_SHARED]
+_CALL = [field.name for field in fields(Call) if field.name not in ("envelope", "envelope_error")]
+
+RUN_FIELDS = ["task_name", "retries", "result", "enqueued_at", "described", *_DELIVERY, *_CALL]
+ATTEMPT_FIELDS = ["number", "frames", *(name for name in _DELIVERY if name != "delivery")]
+
+
+def run_of(row: TaskRun) -> Run:
+    shown = Delivery(retries=row.retries, result=row.result, **{name: getattr(row, name) for name in _DELIVERY})
+    return Run(
+        task_id=row.task_id,
+        task_name=row.task_name,
+        shown=shown,
+        enqueued_at=row.enqueued_at,
+        described=row.described,
+        call=Call(**{name: getattr(row, name) for name in _CALL}),
+    )
+
+
+def attempt_of(row: TaskAttempt) -> Delivery:
+    shared = {name: getattr(row, name) for name in _DELIVERY}
+    return Delivery(retries=row.retries, frames=tuple(row.frames), **shared)
+
+
+def fill_run(row: TaskRun, run: Run) -> TaskRun:
+    """`row`, made to say what `run` says."""
+    for name in _DELIVERY:
+        setattr(row, name, getattr(run.shown, name))
+    for name in _CALL:
+        setattr(row, name, getattr(run.call, name))
+    row.retries, row.result = run.shown.retries, run.shown.result
+    row.task_name, row.enqueued_at, row.described = run.task_name, run.enqueued_at, run.described
+    return row
+
+
+def new_attempt(run_pk: int, delivery: Delivery) -> TaskAttempt:
+    shared = {name: getattr(delivery, name) for name in _DELIVERY}
+    return TaskAttempt(run_id=run_pk, number=delivery.retries + 1, frames=list(delivery.frames), **shared)

@@ -1,0 +1,219 @@
+"""The batch protocol on real databases: idempotent, bulk, correct with several writers at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from django.db import DataError, connections, transaction
+from django.test.utils import CaptureQueriesContext
+
+from django_taskops.events import Call, Event, EventKind
+from django_taskops.models import DeadLetter, OutboxEntry, OutboxKind, RunEnvelope, TaskAttempt, TaskRun
+from django_taskops.projection import writer
+from django_taskops.states import DeadLetterReason, LetterStatus, TaskState
+from tests.events import Story
+
+both_for_real = pytest.mark.django_db(transaction=True)
+
+
+def test_a_first_success_costs_one_row_and_leaves_no_envelope(database: str) -> None:
+    story = Story()
+    writer.apply([story.published(args=[1]), story.received(), story.started(), story.succeeded(result="ok")])
+
+    run = TaskRun.objects.get()
+    assert (run.task_id, run.state, run.queue, run.worker, run.pid) == (
+        story.task_id,
+        "SUCCESS",
+        "celery",
+        "w1@shop",
+        7,
+    )
+    assert (run.args, run.result, run.version, run.starts()) == ([1], "ok", "1.0", 1)
+    assert run.enqueued_at < run.received_at < run.started_at < run.finished_at
+    assert not TaskAttempt.objects.exists()
+    assert not RunEnvelope.objects.exists()
+
+
+def test_deliveries_that_did_not_succeed_become_attempts_in_order(database: str) -> None:
+    story = Story()
+    writer.apply([story.published(), story.started(), story.retried(), story.started(), story.retried()])
+    writer.apply([story.started(), story.succeeded()])
+
+    run = TaskRun.objects.get()
+    attempts = [(attempt.number, attempt.state, attempt.exception_type) for attempt in run.attempts.all()]
+    assert attempts == [(1, "RETRY", "OSError"), (2, "RETRY", "OSError")]
+    assert (run.state, run.retries, run.starts()) == (TaskState.SUCCESS, 2, 3)
+
+
+def test_a_death_leaves_one_letter_with_its_envelope_and_an_outbox_row(database: str) -> None:
+    story = Story()
+    events = [story.published(), story.started(), story.failed(dead_letter_queue="orders.dead")]
+    for _ in range(2):  # told twice
+        writer.apply(events)
+
+    letter = DeadLetter.objects.get()
+    assert (letter.task_id, letter.reason, letter.status) == (story.task_id, "failed", LetterStatus.OPEN)
+    assert letter.description == "KeyError: 'sku'"
+    assert bytes(letter.envelope) == b"blob"
+    assert set(OutboxEntry.objects.values_list("kind", flat=True)) == {
+        OutboxKind.DEAD_LETTERED,
+        OutboxKind.DEAD_LETTER_QUEUE,
+    }
+    assert not RunEnvelope.objects.exists()
+
+
+def test_rows_and_outbox_are_written_together_or_not_at_all(database: str) -> None:
+    story = Story()
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using=database):
+        writer.apply([story.published(), story.failed()])
+        assert OutboxEntry.objects.exists()
+        raise ZeroDivisionError
+
+    assert not TaskRun.objects.exists()
+    assert not OutboxEntry.objects.exists()
+
+
+def test_a_publish_that_is_told_after_the_death_still_gives_the_letter_its_envelope(database: str) -> None:
+    """A worker quicker than the publisher's commit."""
+    story = Story()
+    published = story.published()
+    writer.apply([story.started(), story.failed()])
+    writer.apply([published])
+
+    assert bytes(DeadLetter.objects.get().envelope) == b"blob"
+
+
+def test_a_requeue_that_dies_points_back_and_one_that_succeeds_resolves(database: str) -> None:
+    story = Story()
+    writer.apply([story.published(), story.started(), story.failed()])
+    story.requeued()
+    writer.apply([story.published(), story.started(), story.failed()])
+    first, second = DeadLetter.objects.order_by("generation")
+    assert (first.status, second.status, second.previous_id) == (LetterStatus.SUPERSEDED, LetterStatus.OPEN, first.pk)
+
+    story.requeued()
+    writer.apply([story.published(), story.started(), story.succeeded()])
+    assert set(DeadLetter.objects.values_list("status", flat=True)) == {LetterStatus.RESOLVED}
+    assert OutboxEntry.objects.filter(kind=OutboxKind.RESOLVED).count() == 2
+
+
+def test_what_becomes_of_a_new_id_settles_the_letter_that_was_requeued_as_it(database: str) -> None:
+    story, healed, died = Story(), Story(), Story()
+    for new in (healed, died):
+        old = Story(f"old-of-{new.task_id}")
+        writer.apply([old.published(), old.ended(EventKind.REVOKED, reason=DeadLetterReason.EXPIRED)])
+        DeadLetter.objects.filter(task_id=old.task_id).update(status="requeued", requeued_as=new.task_id)
+        writer.apply([new.published(requeued_from=old.task_id), new.started()])
+    writer.apply([healed.succeeded(), died.failed()])
+
+    assert DeadLetter.objects.get(requeued_as=healed.task_id).status == LetterStatus.RESOLVED
+    superseded = DeadLetter.objects.get(requeued_as=died.task_id)
+    assert superseded.status == LetterStatus.SUPERSEDED
+    assert DeadLetter.objects.get(task_id=died.task_id).previous == superseded
+    assert story.task_id not in TaskRun.objects.values_list("task_id", flat=True)
+
+
+def test_a_batch_takes_as_many_statements_as_a_single_event(database: str) -> None:
+    def statements(runs: int) -> int:
+        stories = [Story() for _ in range(runs)]
+        first = [event for story in stories for event in (story.published(), story.started())]
+        second = [story.retried() if place % 2 else story.failed() for place, story in enumerate(stories)]
+        writer.apply(first)
+        with CaptureQueriesContext(connections[database]) as queries:
+            writer.apply(second)
+        return len(queries)
+
+    assert statements(2) == statements(18) <= 20
+
+
+def test_a_failing_apply_does_not_poison_the_callers_transaction(database: str) -> None:
+    unstorable = Story().published(group_index=2**70)
+    with transaction.atomic(using=database):
+        with pytest.raises((DataError, OverflowError)):
+            writer.apply([unstorable])
+        assert TaskRun.objects.count() == 0
+
+
+@both_for_real
+def test_two_writers_over_the_same_runs_lose_nothing(database: str) -> None:
+    """Each run's events are dealt to two connections, which apply them at the same moment in small batches."""
+    stories = [Story() for _ in range(15)]
+    dealt: tuple[list[Event], list[Event]] = ([], [])
+    for place, story in enumerate(stories):
+        events = [story.published(), story.started(), story.retried(), story.started()]
+        events.append(story.succeeded() if place % 3 else story.failed())
+        for turn, event in enumerate(events):
+            dealt[(turn + place) % 2].append(event)
+    barrier = Barrier(2)
+
+    def apply(events: list[Event]) -> None:
+        try:
+            for start in range(0, len(events), 4):
+                barrier.wait(timeout=30)
+                writer.apply(events[start : start + 4])
+        finally:
+            connections[database].close()
+
+    size = min(len(part) for part in dealt) // 4 * 4
+    rest = [event for part in dealt for event in part[size:]]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(apply, [part[:size] for part in dealt]))
+    writer.apply(rest)
+
+    runs = {run.task_id: run for run in TaskRun.objects.all()}
+    assert len(runs) == len(stories)
+    for place, story in enumerate(stories):
+        run = runs[story.task_id]
+        assert (run.state, run.queue, run.starts()) == ("SUCCESS" if place % 3 else "FAILURE", "celery", 2)
+        assert run.attempts.filter(state="RETRY").count() == 1
+        assert run.dead_letters.count() == (0 if place % 3 else 1)
+
+
+@both_for_real
+def test_of_two_claims_at_once_one_holds(database: str) -> None:
+    barrier = Barrier(2)
+
+    def claim(holder: str) -> list[str]:
+        try:
+            barrier.wait(timeout=30)
+            return [writer.claim(f"key-{turn}", holder) for turn in range(20)]
+        finally:
+            connections[database].close()
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(claim, ["a", "b"])
+
+    assert first == second
+    assert set(first) <= {"a", "b"}
+
+
+@both_for_real
+@pytest.mark.parametrize("database", ["default"], indirect=True)
+def test_a_dead_connection_is_replaced(database: str) -> None:
+    story = Story()
+    with connections[database].cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        backend = cursor.fetchone()[0]
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(_end_backend, database, backend).result()
+
+    writer.apply_afresh([story.published()])
+
+    assert TaskRun.objects.get().state == TaskState.PENDING
+
+
+def _end_backend(database: str, backend: int) -> None:
+    try:
+        with connections[database].cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [backend])
+    finally:
+        connections[database].close()
+
+
+def test_an_unknown_call_is_described_by_whoever_knows_more(database: str) -> None:
+    story = Story()
+    writer.apply([story.published(args=None), story.received(args=["from the wire"], envelope=b"wire")])
+
+    assert TaskRun.objects.get().args == ["from the wire"]
+    assert bytes(RunEnvelope.objects.get().envelope) == b"wire"
+    assert Call().envelope is None
