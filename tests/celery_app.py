@@ -5,6 +5,9 @@ import os
 from typing import Any
 
 from celery import Celery
+from celery.signals import worker_init
+
+from tests.broken import break_journal
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
@@ -13,6 +16,8 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 if overrides := json.loads(os.environ.get("TASKOPS_TEST_CELERY", "{}")):
     app.conf.update(overrides)
 app.autodiscover_tasks(["tests"])
+if os.environ.get("TASKOPS_TEST_BROKEN_JOURNAL"):
+    worker_init.connect(break_journal, weak=False)
 
 
 def route(

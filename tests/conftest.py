@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from pytest_django import Settings
 
+from django_taskops import journal
+from tests.broken import BrokenJournal
 from tests.services import ALIASES, missing, unavailable
 from tests.workers import BrokerQueue, Worker, WorkerStarter, new_queue
 
@@ -91,6 +93,15 @@ def _publish_to(queue: BrokerQueue, settings: Settings, monkeypatch: pytest.Monk
     monkeypatch.setenv("TASKOPS_TEST_QUEUE", queue.name)
     settings.TASKOPS = {**settings.TASKOPS, "JOURNAL_PREFIX": queue.name}
     return queue
+
+
+@pytest.fixture
+def broken_journal() -> Iterator[None]:
+    """In this process, a journal whose every method raises."""
+    working = journal.current()
+    journal.use(BrokenJournal())
+    yield
+    journal.use(working)
 
 
 @pytest.fixture(scope="session")

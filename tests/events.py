@@ -60,7 +60,7 @@ class Story:
 
     def _event(self, kind: EventKind, **facts: Any) -> Event:
         self.second += 1
-        shared = {
+        shared: dict[str, Any] = {
             "kind": kind,
             "task_id": self.task_id,
             "task_name": self.name,

@@ -263,3 +263,11 @@ def kill_self_once(key: str) -> int:
 @shared_task
 def sys_exit(code: int = 1) -> None:
     sys.exit(code)
+
+
+NOTICES = "tests.dead"
+
+
+@tracked_task(dead_letter_queue=NOTICES, throws=(Declined,))
+def notifies_of_its_death(sku: str) -> NoReturn:
+    raise Declined(sku)

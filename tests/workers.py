@@ -29,7 +29,7 @@ STOP_SECONDS = 10
 running: list["Worker"] = []
 
 
-def eventually(predicate: Callable[[], T], timeout: float = 15, message: str = "") -> T:
+def eventually(predicate: Callable[[], T | None], timeout: float = 15, message: str = "") -> T:
     """Polls until the predicate returns something true, and returns that.
 
     An AssertionError or a missing row counts as "not yet". Fails with the last value or error after `timeout` seconds.

@@ -102,8 +102,12 @@ class TaskRun(Delivery):
 
     def starts(self) -> int:
         """How often a worker started it since its newest publish by the project, the successful start included."""
-        earlier = self.attempts.filter(publication=self.publication, started_at__isnull=False)
-        return earlier.exclude(delivery=self.delivery).count() + (self.started_at is not None)
+        started = {
+            attempt.delivery
+            for attempt in self.attempts.all()
+            if attempt.publication == self.publication and attempt.started_at is not None
+        }
+        return len(started - {self.delivery}) + (self.started_at is not None)
 
 
 class TaskAttempt(Delivery):

@@ -88,8 +88,8 @@ class Delivery:
 
     @property
     def needs_attempt(self) -> bool:
-        """False while it runs and after it succeeded: then the run's row says it all."""
-        return self.state in FINISHED - {TaskState.SUCCESS} or self.state == TaskState.RETRY
+        """False while it waits or runs and after it succeeded: then the run's row says it all."""
+        return PRECEDENCE[self.verdict] > PRECEDENCE[EventKind.STARTED] and self.state != TaskState.SUCCESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,12 +178,14 @@ def _judge(delivery: Delivery, event: Event) -> Delivery:
     if state is None or not _outweighs(event, delivery):
         return delivery
     outcome = event.outcome or Outcome()
+    if event.kind is EventKind.RECEIVED and event.retries:
+        state = TaskState.RETRY  # in a worker's hands, and still waiting for its time
     return replace(
         delivery,
         verdict=event.kind,
         state=state,
         reason=outcome.reason or REASONS.get(event.kind, ""),
-        finished_at=event.at if state in FINISHED or state == TaskState.RETRY else None,
+        finished_at=event.at if PRECEDENCE[event.kind] > PRECEDENCE[EventKind.STARTED] else None,
         retry_at=outcome.retry_at,
         exception_type=outcome.exception_type,
         exception_message=outcome.exception_message,

@@ -1,0 +1,1 @@
+"""Turns what Celery does into events. Knows Celery, never the ORM."""

@@ -1,0 +1,93 @@
+"""The call as its publisher, its message or a running request describes it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import Celery
+from celery.utils.time import maybe_iso8601
+
+from ..events import Call
+from ..exceptions import EnvelopeError
+from . import headers as own
+from .envelope import Envelope, Sender
+from .redaction import display, display_args, parameter_names
+from .text import storable, storable_id
+
+
+def describe(
+    headers: Mapping[str, Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    task: Any,
+    queue: object,
+    priority: object,
+) -> dict[str, Any]:
+    """The fields of a `Call` without its envelope. `task` is None where this process does not know the task: then
+    positional arguments have no names to redact them by, and are left out (None)."""
+    sensitive = task.taskops.sensitive if hasattr(task, "taskops") else ()
+    return {
+        "queue": storable(queue),
+        "priority": priority if isinstance(priority, int) and -(2**15) <= priority < 2**15 else None,
+        "args": None if task is None else display_args(args, parameter_names(task.run), sensitive),
+        "kwargs": display(kwargs, sensitive),
+        "eta": instant(headers.get("eta")),
+        "expires": instant(headers.get("expires")),
+        "parent_id": _id(headers.get("parent_id")),
+        "root_id": _id(headers.get("root_id")),
+        "group_id": _id(headers.get("group")),
+        "group_index": headers.get("group_index"),
+        "periodic_task": storable(headers.get("periodic_task_name")),
+        "owner": storable(headers.get(own.OWNER)),
+        "trace_id": _trace_id(headers),
+        "requeued_from": _id(headers.get(own.REQUEUED_FROM)),
+    }
+
+
+def with_envelope(fields: Mapping[str, Any], envelope: Envelope) -> Call:
+    """A call that can be sent again, or says why it can't."""
+    try:
+        return Call(envelope=envelope.to_bytes(), **fields)
+    except EnvelopeError as error:
+        return without_envelope(fields, error)
+
+
+def without_envelope(fields: Mapping[str, Any], error: Exception) -> Call:
+    return Call(envelope_error=storable(error if isinstance(error, EnvelopeError) else repr(error)), **fields)
+
+
+def task_of(app: Celery, name: str) -> Any:
+    """The task of that name, None where this process has not loaded it. Loads nothing."""
+    return vars(app)["_tasks"].get(name)  # `app.tasks` would import every task module
+
+
+def sender_of(app: Celery, task_name: str) -> Sender:
+    task = task_of(app, task_name)
+    return Sender(
+        serializer=getattr(task, "serializer", None) or app.conf.task_serializer,
+        compression=getattr(task, "compression", None) or app.conf.task_compression or "",
+    )
+
+
+def _id(value: object) -> str:
+    return storable_id(str(value)) if value else ""
+
+
+def instant(value: Any) -> datetime | None:
+    """An eta or expiry of a message, which is ISO text or a datetime; naive ones are UTC. None for anything else."""
+    try:
+        instant = maybe_iso8601(value)
+    except (TypeError, ValueError):
+        return None
+    if not isinstance(instant, datetime):
+        return None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _trace_id(headers: Mapping[str, Any]) -> str:
+    """The trace id of a W3C `traceparent` or a `sentry-trace` header, "" where there is none."""
+    parent, sentry = headers.get("traceparent"), headers.get("sentry-trace")
+    if isinstance(parent, str) and parent.count("-") >= 3:
+        return storable(parent.split("-")[1], 64)
+    return storable(sentry.split("-")[0], 64) if isinstance(sentry, str) else ""

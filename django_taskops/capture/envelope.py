@@ -1,0 +1,110 @@
+"""All that is needed to publish a message again, as one opaque versioned blob. Nothing is ever unpickled here."""
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+from kombu import Message
+from kombu.serialization import dumps
+from kombu.utils import json
+
+from ..conf import conf
+from ..exceptions import EnvelopeError
+
+VERSION = 1
+_PROPERTIES = ("priority", "delivery_mode", "correlation_id", "reply_to", "message_id", "type", "app_id")
+
+
+class PayloadTooLarge(EnvelopeError):
+    """The body exceeds `PAYLOAD_MAX_BYTES`."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"payload of {size} bytes exceeds the limit of {limit}")
+
+
+class Sender(NamedTuple):
+    """How Celery sends a task that is published without saying how; `compression` a kombu name or ""."""
+
+    serializer: str
+    compression: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """A message as it goes to the broker. `body` is in the task's own serializer; `compression` a kombu name or ""."""
+
+    body: bytes
+    content_type: str
+    content_encoding: str
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any]
+    exchange: str
+    routing_key: str
+    queue: str
+    compression: str = ""
+
+    def to_bytes(self) -> bytes:
+        """Raises PayloadTooLarge beyond the setting's limit."""
+        if len(self.body) > conf.PAYLOAD_MAX_BYTES:
+            raise PayloadTooLarge(len(self.body), conf.PAYLOAD_MAX_BYTES)
+        fields = asdict(self) | {"version": VERSION, "body": b64encode(self.body).decode("ascii")}
+        return json.dumps(fields).encode("utf-8", "surrogatepass")
+
+    @classmethod
+    def from_bytes(cls, blob: bytes | memoryview) -> "Envelope":
+        """Raises EnvelopeError where `blob` is none of ours or of a newer version."""
+        try:
+            fields = json.loads(bytes(blob).decode("utf-8", "surrogatepass"))
+            version = fields.pop("version")
+            if version != VERSION:
+                raise EnvelopeError(f"expected an envelope of version {VERSION}, got {version!r}")
+            return cls(**fields | {"body": b64decode(fields["body"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EnvelopeError(f"expected an envelope, got {len(blob)} bytes that are none: {error}") from error
+
+    def sent_anew(self, **headers: Any) -> "Envelope":
+        """A copy for another send: `headers` replaced, and without what belongs to the send before."""
+        kept = {name: value for name, value in self.headers.items() if name not in ("eta", "x-death", "retries")}
+        return replace(self, headers=kept | {"eta": None, "retries": 0} | headers)
+
+    def routed_to(self, queue: str, **headers: Any) -> "Envelope":
+        """A copy for `queue`, by way of the default exchange, with more `headers`."""
+        return replace(self, exchange="", routing_key=queue, queue=queue, headers={**self.headers, **headers})
+
+
+def of_publish(
+    body: Any, headers: Mapping[str, Any], properties: Mapping[str, Any], route: Mapping[str, str], sender: Sender
+) -> Envelope:
+    """What Celery is about to send, dumped as the task's serializer does it. Raises what that raises."""
+    dumped: Any
+    content_type, content_encoding, dumped = dumps(body, serializer=sender.serializer)
+    return Envelope(
+        body=dumped.encode(content_encoding) if isinstance(dumped, str) else dumped,
+        content_type=content_type,
+        content_encoding=content_encoding,
+        headers=dict(headers),
+        properties=_kept(properties),
+        compression=sender.compression,
+        **route,
+    )
+
+
+def of_message(message: Message) -> Envelope:
+    """A message as a worker received it, byte for byte."""
+    delivery: Mapping[str, Any] = message.delivery_info or {}
+    body: Any = message.body
+    return Envelope(
+        body=body.encode(message.content_encoding or "utf-8") if isinstance(body, str) else bytes(body),
+        content_type=message.content_type or "",
+        content_encoding=message.content_encoding or "",
+        headers={name: value for name, value in message.headers.items() if name != "compression"},
+        properties=_kept(message.properties),
+        exchange=delivery.get("exchange") or "",
+        routing_key=delivery.get("routing_key") or "",
+        queue=delivery.get("routing_key") or "",
+    )
+
+
+def _kept(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: properties[name] for name in _PROPERTIES if properties.get(name) is not None}

@@ -1,0 +1,58 @@
+"""The headers of ours on a message, and who a task is by them."""
+
+import secrets
+import time
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+PUBLICATION = "taskops_publication"
+GENERATION = "taskops_generation"
+NONCE = "taskops_nonce"
+ATTEMPTS = "taskops_attempts"  # how many starts a requeue grants
+OWNER = "taskops_owner"
+REQUEUED_FROM = "taskops_requeued_from"
+DESCRIBE = "taskops_describe"  # the publisher's word may get lost: the worker describes the call as well
+DELIVERY = "taskops_delivery"  # never on the wire: stamped into the request where a worker receives it
+
+CARRIED = (PUBLICATION, GENERATION, NONCE, ATTEMPTS, OWNER, REQUEUED_FROM)
+
+
+def new_publication() -> str:
+    """32 hexadecimal digits that sort by the time of their making."""
+    return f"{time.time_ns() // 1000:016x}{secrets.token_hex(8)}"
+
+
+def stamp(headers: MutableMapping[str, Any], running: Any) -> None:
+    """Gives a message its publication: that of `running`, the request of the task that publishes, where it publishes
+    itself again (a retry, or Celery's `replace`, which drops custom headers); else a new one."""
+    carried = {name: headers[name] for name in (OWNER,) if name in headers}
+    if running is not None and running.id == headers["id"]:
+        carried |= {name: getattr(running, name) for name in CARRIED if getattr(running, name, None) is not None}
+    else:
+        carried[PUBLICATION] = new_publication()
+    for name in (*CARRIED, DESCRIBE):
+        headers.pop(name, None)
+    headers.update(carried)
+
+
+def sent_at(headers: Mapping[str, Any]) -> float | None:
+    """Seconds since the epoch of the publish, or of the last requeue; None where the publisher has not this app."""
+    stamped = headers.get(NONCE) or headers.get(PUBLICATION)
+    try:
+        return int(stamped[:16], 16) / 1e6 if stamped else None
+    except (TypeError, ValueError):
+        return None
+
+
+def identity(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Who a message is: the fields of an event that say so."""
+    return {
+        "publication": str(headers.get(PUBLICATION) or "")[:32],
+        "generation": _count(headers.get(GENERATION)),
+        "nesting": _count(headers.get("replaced_task_nesting")),
+        "retries": _count(headers.get("retries")),
+    }
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and 0 <= value < 2**31 else 0

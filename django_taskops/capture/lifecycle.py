@@ -1,0 +1,194 @@
+"""From what happens to a delivery in the process that executes it, to events."""
+
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from celery import current_app, states
+from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
+from kombu.exceptions import EncodeError
+
+from .. import journal
+from ..conf import conf
+from ..events import Call, Event, EventKind, Outcome
+from ..exceptions import EnvelopeError
+from ..states import DeadLetterReason, QuietReason
+from . import headers as own
+from .call import describe, without_envelope
+from .frames import outcome_of, qualified
+from .redaction import display, within
+from .text import storable, storable_id
+from .worker import executor
+
+REPLACED = "Replaced by new task"
+SECONDS_BETWEEN_PROGRESS = 1.0
+
+
+@dataclass(slots=True)
+class Span:
+    """What this process has seen of the delivery that it executes; kept on the request itself."""
+
+    delivery: str
+    returned: bool = False
+    raised: BaseException | None = None
+    retry_refused: bool = False
+    progress_told: float = 0.0
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def records(task_name: str, *, eager: bool) -> bool:
+    """True where a delivery of this task is recorded in this process."""
+    if not conf.tracks(task_name):
+        return False
+    return not eager or _records_eager()
+
+
+def begin(task: Any) -> Span | None:
+    """Called when the task is about to run; None where this delivery is not recorded, or has begun already."""
+    request = task.request
+    if request.called_directly or span_of(request) or not records(task.name, eager=bool(request.is_eager)):
+        return None
+    request.taskops_span = span = Span(getattr(request, own.DELIVERY, None) or str(uuid.uuid4()))
+    if request.is_eager:
+        tell(task, EventKind.PUBLISHED, delivery="", call=_eager_call(task))
+    tell(task, EventKind.STARTED)
+    return span
+
+
+def span_of(request: Any) -> Span | None:
+    span: Span | None = getattr(request, "taskops_span", None)
+    return span
+
+
+def end(task: Any, state: str | None, result: Any) -> None:
+    """Called when Celery is done with it. `state` is what Celery made of it, None where it was interrupted."""
+    span = span_of(task.request)
+    if span is None:
+        return
+    left = span.raised
+    if left is None and isinstance(result, BaseException) and state != states.SUCCESS:
+        left = result
+    if left is None:
+        tell(task, EventKind.SUCCEEDED, outcome=_success(result))
+    elif (verdict := _verdict(task, span, left)) is not None:
+        kind, outcome = verdict
+        tell(task, kind, outcome=outcome)
+
+
+def tell(task: Any, kind: EventKind, *, delivery: str | None = None, **facts: Any) -> None:
+    """Appends an event about the request that `task` executes."""
+    request = task.request
+    event = Event(
+        kind=kind,
+        task_id=storable_id(request.id),
+        task_name=storable(task.name),
+        at=now(),
+        delivery=request.taskops_span.delivery if delivery is None else delivery,
+        executor=executor(task, request.hostname, pid=os.getpid()) if delivery is None else None,
+        **own.identity(vars(request)),
+        **facts,
+    )
+    journal.current().append(event)
+
+
+def report_progress(task: Any, current: float, total: float | None, message: str) -> None:
+    """At most one event a second, and the last one always."""
+    span = span_of(task.request)
+    if span is None:
+        return
+    told = time.monotonic()
+    if current != total and told - span.progress_told < SECONDS_BETWEEN_PROGRESS:
+        return
+    span.progress_told = told
+    percent = round(100 * current / total, 1) if total else None
+    progress = {
+        "current": current,
+        "total": total,
+        "percent": percent,
+        "message": storable(message),
+        "at": now().isoformat(),
+    }
+    tell(task, EventKind.PROGRESS, progress=progress)
+
+
+def _verdict(task: Any, span: Span, left: BaseException) -> tuple[EventKind, Outcome] | None:
+    """What the body's exception means; None where only the worker's main process or the broker can tell."""
+    if isinstance(left, Retry):
+        return EventKind.RETRIED, _retry(left)
+    if isinstance(left, Ignore):
+        replaced = QuietReason.REPLACED if str(left) == REPLACED else ""
+        return EventKind.IGNORED, Outcome(reason=replaced)
+    if isinstance(left, Reject):
+        requeue: bool = vars(left)["requeue"]
+        if requeue and task.acks_late:
+            return None  # the broker delivers it again
+        return EventKind.REJECTED, outcome_of(left, **routing(task))
+    if not isinstance(left, Exception):
+        return None
+    kind = EventKind.UNSERIALIZABLE if span.returned and isinstance(left, EncodeError) else EventKind.FAILED
+    reason = "" if kind is EventKind.UNSERIALIZABLE else _reason(task, span, left)
+    return kind, outcome_of(_original(left), reason=reason, **routing(task))
+
+
+def routing(task: Any) -> dict[str, Any]:
+    """What the task declares about its dead letters: the fields of an outcome that say so."""
+    options = getattr(task, "taskops", None)
+    if options is None:
+        return {"dead_letter": conf.DEAD_LETTER == "all"}
+    return {"dead_letter": options.dead_letter, "dead_letter_queue": options.dead_letter_queue or ""}
+
+
+def _reason(task: Any, span: Span, error: Exception) -> DeadLetterReason:
+    if isinstance(error, SoftTimeLimitExceeded):
+        return DeadLetterReason.SOFT_TIME_LIMIT
+    if span.retry_refused or isinstance(error, MaxRetriesExceededError):
+        return DeadLetterReason.EXHAUSTED
+    if isinstance(error, tuple(task.throws or ())) or _has_retry_policy(task):
+        return DeadLetterReason.NON_RETRYABLE  # its policy covers other exceptions, or it would have tried again
+    return DeadLetterReason.FAILED
+
+
+def _has_retry_policy(task: Any) -> bool:
+    return bool(getattr(task, "autoretry_for", ()))
+
+
+def _original(error: Exception) -> BaseException:
+    """A bare `self.retry()` ends in MaxRetriesExceededError: people need what it was called for."""
+    if isinstance(error, MaxRetriesExceededError) and error.__context__ is not None:
+        return error.__context__
+    return error
+
+
+def _success(result: Any) -> Outcome:
+    return Outcome(result=within(display(result), conf.RESULT_MAX_BYTES))
+
+
+def _retry(retry: Retry) -> Outcome:
+    retry_at = _due(retry.when)
+    error: object = retry.exc
+    if isinstance(error, BaseException):
+        return outcome_of(error, retry_at=retry_at)
+    return Outcome(exception_type=qualified(Retry), exception_message=storable(retry.message, 1000), retry_at=retry_at)
+
+
+def _due(when: object) -> datetime | None:
+    """Celery says when a retry is due in seconds or as a datetime; a naive one is UTC."""
+    if isinstance(when, datetime):
+        return when if when.tzinfo else when.replace(tzinfo=UTC)
+    return now() + timedelta(seconds=when) if isinstance(when, (int, float)) else None
+
+
+def _records_eager() -> bool:
+    return bool(current_app.conf.task_store_eager_result) if conf.RECORD_EAGER is None else conf.RECORD_EAGER
+
+
+def _eager_call(task: Any) -> Call:
+    request = task.request
+    fields = describe(vars(request), request.args, request.kwargs, task=task, queue="", priority=None)
+    return without_envelope(fields, EnvelopeError("run eagerly: there was no message"))

@@ -1,0 +1,219 @@
+"""Celery's signals, connected when Django starts."""
+
+import uuid
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from celery import Celery, current_app, signals
+from celery._state import get_current_task
+from celery.exceptions import NotRegistered
+from kombu import serialization
+
+from .. import journal
+from ..conf import conf
+from ..events import Event, EventKind, Outcome
+from . import headers as own
+from . import lifecycle, wrapper
+from .call import describe, instant, sender_of, task_of, with_envelope, without_envelope
+from .envelope import of_message, of_publish
+from .frames import outcome_of
+from .request import event_of, install
+from .shield import shielded
+from .text import storable, storable_id
+
+
+class _Publish(NamedTuple):
+    """A publish between its two signals."""
+
+    headers: dict[str, Any]
+    properties: dict[str, Any]
+    declare: Any
+
+
+_publishing: ContextVar[_Publish | None] = ContextVar("taskops_publishing", default=None)
+
+
+def connect() -> None:
+    """Connects every receiver, once however often it is called."""
+    for name, receiver in _RECEIVERS.items():
+        getattr(signals, name).connect(receiver, weak=False, dispatch_uid=f"taskops.{name}")
+
+
+@shielded
+def before_task_publish(
+    headers: Any = None, body: Any = None, properties: Any = None, declare: Any = None, **_kwargs: Any
+) -> None:
+    """Stamps the message. The rest waits for its success, so that a refused publish leaves no trace of ours."""
+    _publishing.set(None)
+    if not isinstance(body, tuple) or not headers or not conf.tracks(headers["task"]):
+        return  # message protocol 1 has no headers
+    own.stamp(headers, getattr(get_current_task(), "request", None))
+    if journal.current().deferring() or task_of(current_app, headers["task"]) is None:
+        headers[own.DESCRIBE] = True
+    _publishing.set(_Publish(headers, properties or {}, declare))
+
+
+@shielded
+def after_task_publish(headers: Any = None, body: Any = None, **kwargs: Any) -> None:
+    publish = _publishing.get()
+    _publishing.set(None)
+    if publish is None or publish.headers is not headers:
+        return
+    route = {name: _name(kwargs.get(name)) for name in ("exchange", "routing_key")}
+    route["queue"] = publish.declare[0].name if publish.declare else route["routing_key"]
+    event = Event(
+        kind=EventKind.PUBLISHED,
+        task_id=storable_id(headers["id"]),
+        task_name=storable(headers["task"]),
+        at=lifecycle.now(),
+        call=_published_call(publish, body, route),
+        **own.identity(headers),
+    )
+    journal.current().append(event)
+
+
+@shielded
+def worker_init(sender: Any = None, **_kwargs: Any) -> None:
+    """Before the worker builds strategies and tracers, and before it forks."""
+    app: Celery = sender.app
+    for task in list(app.tasks.values()):
+        if conf.tracks(task.name):
+            wrapper.wrap(task)
+            install(task)
+
+
+@shielded
+def task_received(request: Any = None, **_kwargs: Any) -> None:
+    """Names the delivery, in the worker's main process; the name travels to the child with the request."""
+    headers = request.request_dict
+    headers[own.DELIVERY] = str(uuid.uuid4())
+    if not conf.tracks(request.task.name):
+        return
+    describes = headers.get(own.PUBLICATION) is None or headers.get(own.DESCRIBE) or _other_serializer(request)
+    redelivered = bool((request.delivery_info or {}).get("redelivered"))
+    if describes or redelivered or headers.get("eta") or conf.RECORD_RECEIVED:
+        call = _received_call(request) if describes or redelivered else None
+        retry_at = instant(headers.get("eta")) if headers.get("retries") else None
+        outcome = Outcome(retry_at=retry_at)
+        journal.current().append(event_of(request, EventKind.RECEIVED, call=call, outcome=outcome))
+
+
+@shielded
+def task_prerun(task: Any = None, **_kwargs: Any) -> None:
+    """For tasks without our wrapper: eager ones, and those registered after the worker's start."""
+    if not wrapper.wrapped(task) or task.request.is_eager:
+        lifecycle.begin(task)
+
+
+@shielded
+def task_postrun(task: Any = None, state: str | None = None, retval: Any = None, **_kwargs: Any) -> None:
+    lifecycle.end(task, state, retval)
+
+
+@shielded
+def task_internal_error(
+    sender: Any = None, task_id: str = "", request: Any = None, exception: Any = None, **_kwargs: Any
+) -> None:
+    """Celery's own failure around a task, such as a message whose kwargs are no mapping."""
+    headers = dict(request or {})
+    if headers.get(own.DELIVERY) and conf.tracks(sender.name):
+        outcome = outcome_of(exception, **lifecycle.routing(sender))
+        _append(EventKind.BROKE, headers, task_id, sender.name, outcome)
+
+
+@shielded
+def task_unknown(message: Any = None, name: str = "", **kwargs: Any) -> None:
+    if conf.tracks(name):
+        _append_message(EventKind.UNKNOWN_TASK, message, kwargs["id"], name, NotRegistered(name))
+
+
+@shielded
+def task_rejected(message: Any = None, exc: Any = None, **_kwargs: Any) -> None:
+    task_id, name = message.headers.get("id"), message.headers.get("task") or ""
+    if task_id and conf.tracks(str(name)):
+        _append_message(EventKind.UNDECODABLE, message, str(task_id), str(name), exc)
+
+
+def _published_call(publish: _Publish, body: Any, route: dict[str, str]) -> Any:
+    headers = publish.headers
+    fields = describe(
+        headers,
+        body[0],
+        body[1],
+        task=task_of(current_app, headers["task"]),
+        queue=route["queue"],
+        priority=publish.properties.get("priority"),
+    )
+    try:
+        envelope = of_publish(body, headers, publish.properties, route, sender_of(current_app, headers["task"]))
+    except Exception as error:  # noqa: BLE001 the serializer's own code runs here; the worker sends its word
+        return without_envelope(fields, error)
+    return with_envelope(fields, envelope)
+
+
+def _received_call(request: Any) -> Any:
+    """The call as the message says it. Its arguments are decoded here, in a worker, as Celery is about to do."""
+    envelope = of_message(request.message)
+    args, kwargs, _ = request.message.payload
+    fields = describe(
+        request.request_dict,
+        args,
+        kwargs,
+        task=request.task,
+        queue=envelope.queue,
+        priority=envelope.properties.get("priority"),
+    )
+    return with_envelope(fields, envelope)
+
+
+def _other_serializer(request: Any) -> bool:
+    """True where the publisher was told to use another serializer than the task's, which its signals do not say."""
+    serializer = sender_of(current_app, request.task.name).serializer
+    registered: Any = vars(serialization)["registry"]
+    return bool(registered.name_to_type.get(serializer) != request.content_type)
+
+
+def _append_message(kind: EventKind, message: Any, task_id: str, name: str, error: BaseException) -> None:
+    """An ending that a worker announces of a message for which it has no task to run."""
+    envelope = of_message(message)
+    fields = describe(message.headers, (), {}, task=None, queue=envelope.queue, priority=None) | {"kwargs": None}
+    outcome = outcome_of(error, dead_letter=conf.DEAD_LETTER == "all")
+    headers = dict(message.headers) | {own.DELIVERY: str(uuid.uuid4())}
+    _append(kind, headers, task_id, name, outcome, call=with_envelope(fields, envelope))
+
+
+def _append(
+    kind: EventKind, headers: dict[str, Any], task_id: str, name: str, outcome: Outcome, call: Any = None
+) -> None:
+    event = Event(
+        kind=kind,
+        task_id=storable_id(task_id),
+        task_name=storable(name),
+        at=lifecycle.now(),
+        delivery=headers[own.DELIVERY],
+        outcome=outcome,
+        call=call,
+        **own.identity(headers),
+    )
+    journal.current().append(event)
+
+
+def _name(entity: Any) -> str:
+    return str(getattr(entity, "name", entity) or "")
+
+
+_RECEIVERS: dict[str, Callable[..., None]] = {
+    receiver.__name__: receiver
+    for receiver in (
+        before_task_publish,
+        after_task_publish,
+        worker_init,
+        task_received,
+        task_prerun,
+        task_postrun,
+        task_internal_error,
+        task_unknown,
+        task_rejected,
+    )
+}

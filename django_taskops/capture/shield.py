@@ -1,0 +1,47 @@
+"""The seam with Celery: whatever goes wrong in a hook of ours, the user's task goes on."""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SECONDS_BETWEEN_LOGS = 60.0
+
+logger = logging.getLogger("django_taskops")
+_last_logged: dict[str, float] = {}
+
+
+def shielded(hook: Callable[P, R]) -> Callable[P, R | None]:
+    """`hook`, which then logs its exceptions, once a minute each, and returns None.
+
+    The soft time limit of the user's task may strike while a hook runs: it is the task's, and goes through.
+    """
+
+    @wraps(hook)
+    def shield(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        try:
+            return hook(*args, **kwargs)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:
+            if _due(hook.__qualname__):
+                logger.exception(
+                    "django-taskops: %s failed; the task goes on, what it saw is not recorded", hook.__qualname__
+                )
+            return None
+
+    return shield
+
+
+def _due(name: str) -> bool:
+    now = time.monotonic()
+    due = now - _last_logged.get(name, -SECONDS_BETWEEN_LOGS) >= SECONDS_BETWEEN_LOGS
+    if due:
+        _last_logged[name] = now
+    return due

@@ -1,0 +1,21 @@
+"""Who executes: this boot of this worker. Forked children share their parent's boot id."""
+
+import uuid
+from typing import Any
+
+from ..conf import conf
+from ..events import Executor
+from .text import storable
+
+BOOT_ID = str(uuid.uuid4())
+
+
+def executor(task: Any, hostname: object, *, pid: int | None) -> Executor:
+    """`pid` is that of the process that runs the task; None where the worker's main process speaks of it."""
+    return Executor(
+        worker=storable(hostname),
+        boot_id=BOOT_ID,
+        pid=pid,
+        version=storable(conf.version(), 100),
+        acks_late=bool(task.acks_late),
+    )

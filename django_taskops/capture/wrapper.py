@@ -1,0 +1,39 @@
+"""The outermost `run()` of each task: sees how the body really ended, before Celery touches the result backend."""
+
+from functools import wraps
+from typing import Any
+
+from . import lifecycle
+from .retry import guard
+from .shield import shielded
+
+
+def wrap(task: Any) -> None:
+    """Wraps `task.run` and `task.retry`, once. A plain call of the task passes through."""
+    if wrapped(task):
+        return
+    run = task.run
+
+    @wraps(run)
+    def outermost(*args: Any, **kwargs: Any) -> Any:
+        span = _begin(task)
+        if span is None:
+            return run(*args, **kwargs)
+        try:
+            result = run(*args, **kwargs)
+        except BaseException as error:
+            span.raised = error
+            raise
+        span.returned = True
+        return result
+
+    task.run = outermost
+    task.taskops_wrapped = True
+    guard(task)
+
+
+def wrapped(task: Any) -> bool:
+    return "taskops_wrapped" in vars(task)
+
+
+_begin = shielded(lifecycle.begin)

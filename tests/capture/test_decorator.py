@@ -1,0 +1,122 @@
+"""`@tracked_task`: what it refuses, what it sets, and what type checkers know of its result."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import current_app, shared_task
+
+from django_taskops import tracked_task
+from django_taskops.exceptions import InvalidOption
+from tests.tasks import tracked_add
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_retries": -1}, "max_retries=...): expected a count of at least 0, or None for no limit, got -1"),
+        ({"max_retries": "3"}, "max_retries=...): expected a count"),
+        (
+            {"autoretry_for": OSError},
+            "autoretry_for=...): expected a tuple of exception classes, got <class 'OSError'>",
+        ),
+        ({"dont_autoretry_for": ("OSError",)}, "expected a tuple of exception classes"),
+        ({"retry_backoff": -2}, "expected True, False or seconds above 0"),
+        ({"retry_backoff_max": 0}, "expected seconds above 0"),
+        ({"retry_jitter": "yes"}, "expected True or False"),
+        ({"retry_for": True}, "expected seconds above 0, or None"),
+        ({"dead_letter": None}, "expected True or False"),
+        ({"dead_letter_queue": ""}, "expected the name of a queue, or None"),
+        ({"on_exhausted": "explode"}, "expected 'fail'"),
+        ({"idempotent": 1}, "expected True or False"),
+        ({"stale_after": 0}, "expected seconds above 0, or None"),
+        ({"sensitive": "card_number"}, "expected a tuple of argument names, got 'card_number'"),
+        ({"fingerprint": 3}, "expected a text, a callable or None"),
+    ],
+)
+def test_a_wrong_option_is_refused_when_the_decorator_runs(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidOption) as refusal:
+        tracked_task(**options)
+
+    assert message in str(refusal.value)
+
+
+def test_options_must_be_passed_by_keyword() -> None:
+    with pytest.raises(TypeError, match="expected a function, got 5"):
+        tracked_task(5)  # type: ignore[call-overload]
+
+
+def test_a_bare_tracked_task_retries_three_times_with_backoff_and_jitter() -> None:
+    task: Any = current_app.tasks["tests.tasks.tracked_add"]
+
+    assert (task.max_retries, task.retry_backoff, task.retry_jitter) == (3, True, True)
+    assert task.taskops.dead_letter
+
+
+def test_any_option_of_shared_task_is_passed_on() -> None:
+    @tracked_task(name="tests.passed_on", queue="slow", acks_late=True, throws=(KeyError,))
+    def passed_on() -> None: ...
+
+    task: Any = current_app.tasks["tests.passed_on"]
+    assert (task.queue, task.acks_late, task.throws) == ("slow", True, (KeyError,))
+
+
+def test_calling_it_is_a_plain_call() -> None:
+    assert tracked_add(1, 2) == 3
+
+
+def test_a_plain_call_that_fails_raises_what_it_raises() -> None:
+    @tracked_task(name="tests.plainly_failing")
+    def plainly_failing() -> None:
+        raise KeyError("sku")
+
+    with pytest.raises(KeyError):
+        plainly_failing()
+
+
+@pytest.mark.parametrize("eager", [tracked_task(name="tests.eager_tracked"), shared_task(name="tests.eager_shared")])
+def test_eager_runs_give_results(eager: Any) -> None:
+    def double(x: int) -> int:
+        return 2 * x
+
+    assert eager(double).apply(args=(4,)).get() == 8
+
+
+CHECKED = """
+from django_taskops import tracked_task
+
+@tracked_task
+def bare(order: int, note: str = "") -> bool:
+    return True
+
+@tracked_task(bind=True, max_retries=5)
+def bound(self: object, order: int) -> str:
+    return ""
+
+@tracked_task(max_retries=1)
+def with_options(order: int) -> str:
+    return ""
+
+bare.delay(1, note="x")
+bound.delay(1)
+with_options.delay(order=1)
+reveal_type(bare(1))
+bare.delay("1")
+bound.delay(1, 2)
+with_options.delay()
+"""
+
+
+def test_type_checkers_check_the_arguments_of_delay(tmp_path: Path) -> None:
+    source = tmp_path / "checked.py"
+    source.write_text(CHECKED)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(source)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+
+    told = [line.split(":", 1)[1] for line in found.splitlines() if line.startswith(str(source))]
+    assert [line.split(":")[0] for line in told] == ["19", "20", "21", "22"], found
+    assert 'Revealed type is "bool"' in told[0] or "builtins.bool" in told[0]

@@ -1,0 +1,110 @@
+"""Values for display: secrets masked, everything storable, nothing raises."""
+
+import json
+from collections import namedtuple
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pytest_django import Settings
+
+from django_taskops.capture.redaction import MASK, display, display_args, parameter_names, within
+
+WEIRD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters())
+    | st.binary()
+    | st.decimals()
+    | st.datetimes(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(st.characters()) | st.integers(), children),
+    max_leaves=30,
+)
+
+
+@given(value=WEIRD)
+def test_any_value_becomes_strict_json_without_nul(value: Any) -> None:
+    text = json.dumps(display(value), allow_nan=False, ensure_ascii=False)
+
+    assert "\\u0000" not in text
+    text.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "key", ["password", "PASSWORD", "db-password", "apiKey", "X-Api-Key", "session_id", "card number"]
+)
+def test_a_key_is_secret_by_a_part_of_its_name_at_any_depth(key: str) -> None:
+    assert display([{"order": {key: "hunter2", "sku": "A1"}}]) == [{"order": {key: MASK, "sku": "A1"}}]
+
+
+def test_positional_arguments_are_masked_by_the_signature_of_the_task() -> None:
+    def charge(order: int, card_number: str, *more: object) -> None: ...
+
+    shown = display_args([7, "4111", "extra"], parameter_names(charge))
+
+    assert shown == [7, MASK, "extra"]
+
+
+def test_declared_names_are_masked_exactly() -> None:
+    assert display({"note": "secret plan", "notes": 1}, sensitive=("note",)) == {"note": MASK, "notes": 1}
+
+
+def test_the_projects_patterns_replace_the_default_ones(settings: Settings) -> None:
+    settings.TASKOPS = {"REDACT": ["salary"]}
+
+    assert display({"salary_2026": 1, "password": "x"}) == {"salary_2026": MASK, "password": "x"}
+
+
+@dataclass
+class Customer:
+    name: str
+    password: str
+
+
+def test_objects_are_shown_by_their_fields_or_not_at_all_where_their_text_speaks_of_a_secret() -> None:
+    class Opaque:
+        def __repr__(self) -> str:
+            return "Opaque(token='abc')"
+
+    point = namedtuple("point", "x secret")  # noqa: PYI024
+
+    assert display(Customer("Li", "hunter2")) == {"name": "Li", "password": MASK}
+    assert display(point(1, 2)) == {"x": 1, "secret": MASK}
+    assert display(Opaque()) == f"<Opaque: {MASK}>"
+
+
+def test_a_value_whose_own_code_raises_is_named_instead() -> None:
+    class Broken:
+        def __repr__(self) -> NoReturn:
+            raise RuntimeError("no text")
+
+    assert display({"x": Broken()}) == {"x": "<Broken: RuntimeError while it was rendered>"}
+
+
+def test_large_values_are_cut_and_say_so() -> None:
+    cyclic: list[Any] = []
+    cyclic.append(cyclic)
+
+    assert display("x" * 10_000_000) == "x" * 1000 + "… (9,999,000 more characters)"
+    assert display(b"\x00" * 10) == "<10 bytes>"
+    assert display(10**5000) == "<int of 16610 bits>"
+    assert len(json.dumps(display(list(range(100_000))))) < 10_000
+    assert len(json.dumps(display({str(n): n for n in range(100_000)}))) < 20_000
+    assert json.dumps(display(cyclic))
+
+
+def test_times_and_numbers_are_text_that_people_read() -> None:
+    assert display(datetime(2026, 1, 2, tzinfo=UTC)) == "2026-01-02 00:00:00+00:00"
+    assert display(Decimal("1.10")) == "1.10"
+    assert display(float("nan")) == "nan"
+
+
+def test_a_result_within_its_limit_stays_structured() -> None:
+    assert within({"a": 1}, 100) == {"a": 1}
+    assert within(["x" * 200], 10) == "['xxxxxxx…"

@@ -1,0 +1,193 @@
+"""Real workers: what each way to end leaves in the tables."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from celery import current_app
+
+from django_taskops.models import DeadLetter, TaskAttempt, TaskRun
+from django_taskops.states import LetterStatus, TaskState
+from tests import tasks
+from tests.workers import Worker, WorkerStarter, eventually
+
+if TYPE_CHECKING:
+    from celery.result import AsyncResult
+
+
+def ended(result: "AsyncResult[Any] | str", timeout: float = 20) -> TaskRun:
+    task_id = result if isinstance(result, str) else result.id
+    return eventually(lambda: _ended(task_id), timeout, f"{task_id} to end")
+
+
+def _ended(task_id: str) -> TaskRun | None:
+    run: TaskRun = TaskRun.objects.get(task_id=task_id)
+    return run if run.ready else None
+
+
+Case = tuple[Callable[[], Any], str, str, int, bool]
+
+CASES: dict[str, Case] = {
+    "success": (lambda: tasks.add.delay(1, 2), "SUCCESS", "", 1, False),
+    "a failure without policy": (tasks.fail.delay, "FAILURE", "failed", 1, True),
+    "an expected exception": (tasks.fail_as_expected.delay, "FAILURE", "non_retryable", 1, True),
+    "an exception that can't be pickled": (tasks.fail_unpicklably.delay, "FAILURE", "failed", 1, True),
+    "retry, then success": (lambda: tasks.flaky.delay(key(), 2), "SUCCESS", "", 3, False),
+    "manual retry, then success": (lambda: tasks.retry_manually.delay(key(), 1), "SUCCESS", "", 2, False),
+    "retries used up": (lambda: tasks.flaky.delay(key(), 9), "FAILURE", "exhausted", 4, True),
+    "manual retries used up": (lambda: tasks.retry_manually.delay(key(), 9), "FAILURE", "exhausted", 4, True),
+    "a tracked task that heals": (lambda: tasks.tracked_flaky.delay(key(), 1), "SUCCESS", "", 2, False),
+    "arguments that do not bind": (
+        lambda: current_app.send_task("tests.tasks.tracked_add", args=(1, 2, 3)),
+        "FAILURE",
+        "non_retryable",
+        1,
+        True,
+    ),
+    "ignored": (tasks.ignore.delay, "IGNORED", "", 1, False),
+    "rejected": (tasks.reject.delay, "REJECTED", "rejected", 1, True),
+    "soft limit": (tasks.soft_limit.delay, "FAILURE", "soft_time_limit", 1, True),
+    "soft limit, caught": (tasks.soft_limit_caught.delay, "SUCCESS", "", 1, False),
+    "hard limit": (tasks.hard_limit.delay, "FAILURE", "time_limit", 1, True),
+    "child killed": (tasks.kill_self.delay, "FAILURE", "worker_lost", 1, True),
+    "child killed, message put back": (lambda: tasks.kill_self_once.delay(key()), "SUCCESS", "", 2, False),
+    "sys.exit": (tasks.sys_exit.delay, "FAILURE", "worker_lost", 1, True),
+    "a result that can't be stored": (
+        tasks.return_unserializable.delay,
+        "FAILURE",
+        "unserializable_result",
+        1,
+        True,
+    ),
+    "an unregistered name": (lambda: current_app.send_task("tests.tasks.nowhere"), "FAILURE", "unknown_task", 0, True),
+    "expired": (lambda: tasks.add.apply_async((1, 2), expires=0.001), "REVOKED", "expired", 0, True),
+}
+
+
+def key() -> str:
+    return uuid4().hex
+
+
+def test_every_ending_has_its_state_reason_attempts_and_letter(worker: Worker) -> None:
+    """All are published at once and collected under one deadline."""
+    published = {name: case[0]() for name, case in CASES.items()}
+
+    found, expected = {}, {}
+    for name, (_, state, reason, starts, letter) in CASES.items():
+        run = ended(published[name], timeout=40)
+        found[name] = (run.state, run.reason, run.starts(), run.dead_letters.count())
+        expected[name] = (state, reason, starts, int(letter))
+    assert found == expected
+    letters = DeadLetter.objects.filter(task_id__in=[result.id for result in published.values()])
+    assert all(letter.status == LetterStatus.OPEN and letter.envelope for letter in letters)
+
+
+def test_a_run_says_where_when_and_with_what_it_ran(worker: Worker) -> None:
+    run = ended(tasks.echo.delay("A1", password="hunter2", nested={"api_key": "k", "n": 1}))
+
+    assert run.args == ["A1"]
+    assert run.kwargs == {"password": "[redacted]", "nested": {"api_key": "[redacted]", "n": 1}}
+    assert "hunter2" not in str(run.result)
+    assert (run.queue, run.worker, run.task_name) == (worker.queue.name, worker.name, "tests.tasks.echo")
+    assert run.pid in {child.pid for child in worker.children()}
+    assert run.enqueued_at is not None
+    assert run.finished_at is not None
+    assert run.enqueued_at <= run.finished_at
+    assert run.publication
+    assert run.root_id == run.task_id
+
+
+def test_people_see_the_original_exception_with_its_cause_and_the_tasks_own_frames(worker: Worker) -> None:
+    run = ended(tasks.fail_with_cause.delay())
+    attempt = run.attempts.get()
+
+    assert (run.exception_type, run.exception_message) == ("tests.tasks.Declined", "the order has no sku")
+    assert "KeyError: 'sku'" in run.traceback
+    assert "django_taskops" not in run.traceback
+    assert attempt.frames == ["tests.tasks:fail_with_cause"]
+
+
+def test_progress_is_told_while_it_runs(worker: Worker) -> None:
+    run = ended(tasks.report_progress.delay(3))
+
+    assert run.progress is not None
+    assert (run.progress["current"], run.progress["percent"]) == (3, 100.0)
+
+
+def test_each_waiting_retry_shows_when_it_is_due(worker: Worker) -> None:
+    result = tasks.retry_later.delay(3600)
+    attempt = eventually(lambda: TaskAttempt.objects.get(run__task_id=result.id, state=TaskState.RETRY))
+    run = TaskRun.objects.get(task_id=result.id)
+
+    assert run.state == TaskState.RETRY
+    assert run.retry_at is not None
+    assert attempt.retry_at is not None
+    assert abs(run.retry_at - attempt.retry_at) < timedelta(seconds=1)
+    assert run.retry_at - attempt.started_at > timedelta(minutes=59)
+
+
+def test_a_retry_with_other_arguments_shows_and_keeps_those(worker: Worker) -> None:
+    run = ended(tasks.retry_with_other_arguments.delay(2))
+
+    assert (run.state, run.args, run.starts()) == (TaskState.SUCCESS, [0], 3)
+
+
+def test_a_replaced_task_shows_what_replaced_it(worker: Worker) -> None:
+    result = tasks.replace_by_add.delay(1, 2)
+    run = eventually(lambda: TaskRun.objects.get(task_id=result.id, state=TaskState.SUCCESS))
+
+    assert (run.task_name, run.result) == ("tests.tasks.add", 3)
+    assert run.attempts.get().reason == "replaced"
+
+
+def test_a_custom_id_used_again_shows_the_second_use_and_keeps_the_first(worker: Worker) -> None:
+    task_id = f"order/7 {uuid4()}"
+    first = ended(tasks.add.apply_async((1, 2), task_id=task_id))
+    tasks.fail.apply_async(task_id=task_id)
+    run = eventually(lambda: TaskRun.objects.get(task_id=task_id, state=TaskState.FAILURE))
+
+    assert run.pk == first.pk
+    assert run.publication > first.publication
+    assert [attempt.state for attempt in run.attempts.all()] == ["SUCCESS", "FAILURE"]
+
+
+def test_messages_of_publishers_without_this_app_are_recorded_whole(worker: Worker, settings: Any) -> None:
+    settings.TASKOPS = {**settings.TASKOPS, "TRACK": []}  # this process is such a publisher now
+    result = tasks.fail.delay("told by the message alone")
+    settings.TASKOPS = {**settings.TASKOPS, "TRACK": ["*"]}
+
+    run = ended(result)
+    assert (run.publication, run.args) == ("", ["told by the message alone"])
+    assert run.dead_letters.get().envelope
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+@pytest.mark.parametrize("database", ["default"], indirect=True)
+def test_other_pools_record_the_same(start_worker: WorkerStarter, pool: str) -> None:
+    start_worker(pool=pool, concurrency=2)
+    good, bad, retried = tasks.add.delay(1, 2), tasks.fail.delay(), tasks.flaky.delay(key(), 2)
+
+    assert ended(good).state == TaskState.SUCCESS
+    assert ended(bad).dead_letters.count() == 1
+    assert (ended(retried).state, ended(retried).starts()) == (TaskState.SUCCESS, 3)
+
+
+@pytest.mark.parametrize("database", ["default"], indirect=True)
+def test_tasks_run_as_ever_while_the_recorder_fails_at_every_turn(start_worker: WorkerStarter) -> None:
+    started = start_worker(extra_env={"TASKOPS_TEST_BROKEN_JOURNAL": "1"})
+
+    assert tasks.add.delay(1, 2).get(timeout=20) == 3
+    assert tasks.flaky.delay(key(), 2).get(timeout=20) == 3
+    with pytest.raises(tasks.Declined):
+        tasks.fail.delay().get(timeout=20)
+    assert "failed; the task goes on" in started.log_text()
+
+
+@pytest.mark.parametrize("database", ["default"], indirect=True)
+def test_a_database_without_our_tables_is_no_harm(start_worker: WorkerStarter, tmp_path: Any) -> None:
+    started = start_worker(extra_env={"TASKOPS_TEST_SQLITE": str(tmp_path / "empty.sqlite3")}, database="sqlite")
+
+    assert tasks.add.delay(1, 2).get(timeout=20) == 3
+    assert "no such table" in started.log_text()
