@@ -1,0 +1,6 @@
+"""Puts dead letters back, gives up on them, carries out what facts call for. The only room that publishes tasks."""
+
+from .decide import Decision, discard, restore
+from .requeue import requeue
+
+__all__ = ["Decision", "discard", "requeue", "restore"]

@@ -1,0 +1,130 @@
+"""Carries out what the outbox holds: public signals and the notices of dead-letter queues. At least once each.
+
+An entry is claimed for a minute before it is carried out, so that any number of housekeepers work side by side; one
+that fails is tried again, later each time, and given up after a day with its error kept.
+"""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from os import getpid
+from typing import Any
+
+from celery import current_app
+from django.db import connections
+from django.db.models import F, Q
+from django.utils import timezone
+
+from ..capture.envelope import Envelope
+from ..conf import conf
+from ..models import DeadLetter, OutboxEntry, OutboxKind, OutboxStatus
+from ..signals import dead_letter_resolved, task_dead_lettered
+from .broker import publish
+
+CLAIM_SECONDS = 60
+MAX_TRIES = 12
+SECONDS_BETWEEN_PASSES = 2.0
+
+logger = logging.getLogger("django_taskops")
+
+
+def carry_out(limit: int = 100) -> int:
+    """Carries out up to `limit` entries that are due, oldest first; returns how many succeeded."""
+    now = timezone.now()
+    due = OutboxEntry.objects.filter(status=OutboxStatus.PENDING, kind__in=_HANDLERS, available_at__lte=now)
+    free = due.filter(Q(claimed_until=None) | Q(claimed_until__lt=now)).order_by("available_at", "pk")
+    return sum(_carry_out(entry) for entry in free[:limit] if _claim(entry))
+
+
+def start(**_kwargs: Any) -> None:
+    """Carries out the outbox every two seconds in a thread of its own, in a worker's main process."""
+    _stopping.clear()
+    threading.Thread(target=_run, name="taskops-housekeeper", daemon=True).start()
+
+
+def stop(**_kwargs: Any) -> None:
+    _stopping.set()
+
+
+_stopping = threading.Event()
+
+
+def _run() -> None:
+    while not _stopping.wait(SECONDS_BETWEEN_PASSES):
+        try:
+            carry_out()
+        except Exception:  # the database may be away; the next pass tries again
+            logger.warning("django-taskops: the outbox waits", exc_info=True)
+        finally:
+            connections[conf.DATABASE].close()
+
+
+def _claim(entry: OutboxEntry) -> bool:
+    now = timezone.now()
+    unclaimed = Q(claimed_until=None) | Q(claimed_until__lt=now)
+    taken = OutboxEntry.objects.filter(unclaimed, pk=entry.pk, status=OutboxStatus.PENDING).update(
+        claimed_by=f"{socket.gethostname()}:{getpid()}"[:64],
+        claimed_until=now + timedelta(seconds=CLAIM_SECONDS),
+        tries=F("tries") + 1,
+    )
+    entry.tries += 1
+    return bool(taken)
+
+
+def _carry_out(entry: OutboxEntry) -> bool:
+    try:
+        _HANDLERS[OutboxKind(entry.kind)](_letter(entry.payload), entry.payload)
+    except Exception as error:  # a broker, or a receiver of the project
+        logger.warning("django-taskops: outbox entry %s failed, try %s", entry.key, entry.tries, exc_info=True)
+        _postpone(entry, error)
+        return False
+    OutboxEntry.objects.filter(pk=entry.pk).update(status=OutboxStatus.DONE, error="", claimed_until=None)
+    return True
+
+
+def _postpone(entry: OutboxEntry, error: Exception) -> None:
+    wait = timedelta(seconds=2 * 2**entry.tries)
+    status = OutboxStatus.PENDING if entry.tries < MAX_TRIES else OutboxStatus.FAILED
+    OutboxEntry.objects.filter(pk=entry.pk).update(
+        status=status, error=repr(error), claimed_until=None, available_at=timezone.now() + wait
+    )
+
+
+def _letter(payload: Mapping[str, Any]) -> DeadLetter:
+    letter: DeadLetter = DeadLetter.objects.select_related("run").get(
+        run=payload["run"], publication=payload["publication"], generation=payload["generation"]
+    )
+    return letter
+
+
+def _tell_dead_lettered(letter: DeadLetter, _payload: Mapping[str, Any]) -> None:
+    task_dead_lettered.send(sender=DeadLetter, dead_letter=letter)
+
+
+def _tell_resolved(letter: DeadLetter, _payload: Mapping[str, Any]) -> None:
+    dead_letter_resolved.send(sender=DeadLetter, dead_letter=letter)
+
+
+def _notify_queue(letter: DeadLetter, payload: Mapping[str, Any]) -> None:
+    """Puts the original message on the task's dead-letter queue, with a header that says what became of it."""
+    if not letter.envelope:
+        raise ValueError(f"expected an envelope to send to {payload['queue']}, got none: {letter.envelope_error}")
+    envelope = Envelope.from_bytes(letter.envelope)
+    notice = {
+        "task_id": letter.task_id,
+        "task_name": letter.task_name,
+        "reason": letter.reason,
+        "exception": letter.description,
+        "generation": letter.generation,
+        "died_at": letter.died_at.isoformat(),
+    }
+    publish(current_app, envelope.routed_to(payload["queue"], taskops_dead_letter=notice))
+
+
+_HANDLERS: Mapping[OutboxKind, Callable[[DeadLetter, Mapping[str, Any]], None]] = {
+    OutboxKind.DEAD_LETTERED: _tell_dead_lettered,
+    OutboxKind.RESOLVED: _tell_resolved,
+    OutboxKind.DEAD_LETTER_QUEUE: _notify_queue,
+}

@@ -1,0 +1,118 @@
+"""The message of a re-run: that of the letter's envelope, changed where the decision says so."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from celery import current_app
+from kombu.utils import json
+
+from ..capture import headers as own
+from ..capture.call import describe, task_of, with_envelope
+from ..capture.envelope import Envelope
+from ..events import Call
+from ..exceptions import EnvelopeError, NotRequeueable
+from ..models import DeadLetter
+
+JSON_TYPE = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What a person wants to be different. None keeps what the envelope says; `starts` None is the task's policy."""
+
+    starts: int | None
+    args: Sequence[Any] | None
+    kwargs: Mapping[str, Any] | None
+    queue: str | None
+    countdown: float | None
+
+    @classmethod
+    def checked(cls, *, attempts: str | int, **changes: Any) -> "Changes":
+        """Raises NotRequeueable with code "bad_option"."""
+        starts = {"fresh": None, "once": 1}.get(attempts, attempts) if isinstance(attempts, str) else attempts
+        if starts is not None and (isinstance(starts, bool) or not isinstance(starts, int) or starts < 1):
+            raise _bad_option("attempts", "'fresh', 'once' or a count from 1", attempts)
+        countdown = changes["countdown"]
+        if countdown is not None and not (isinstance(countdown, (int, float)) and countdown >= 0):
+            raise _bad_option("countdown", "seconds from 0", countdown)
+        return cls(starts=starts, **changes)
+
+    @property
+    def edits(self) -> bool:
+        return self.args is not None or self.kwargs is not None
+
+    def described(self, call: Call, envelope: Envelope) -> Call:
+        """`call` as it looks with these changes, carrying the envelope that is sent."""
+        fields: dict[str, Any] = {name: getattr(call, name) for name in Call.__dataclass_fields__}
+        args, kwargs = _arguments(envelope) if self.edits else ((), {})
+        task = task_of(current_app, envelope.headers["task"])
+        seen = describe(envelope.headers, args, kwargs, task=task, queue=envelope.queue, priority=call.priority)
+        kept = () if self.edits else ("args", "kwargs")
+        fields |= {name: value for name, value in seen.items() if name not in (*kept, "periodic_task", "trace_id")}
+        del fields["envelope"], fields["envelope_error"]
+        return with_envelope(fields, envelope)
+
+
+def message_for(letter: DeadLetter, generation: int, changes: Changes, *, new_id: bool) -> Envelope:
+    """Raises NotRequeueable where the envelope can't be read or can't be changed like that."""
+    try:
+        original = Envelope.from_bytes(letter.envelope or b"")
+    except EnvelopeError as error:
+        raise NotRequeueable("envelope_unreadable", f"not re-runnable: {error}") from error
+    envelope = original.sent_anew(**_fresh_headers(original.headers, generation, changes, new_id=new_id))
+    properties = dict(envelope.properties)
+    if "correlation_id" in properties:
+        properties["correlation_id"] = envelope.headers["id"]
+    envelope = replace(envelope, properties=properties)
+    if changes.queue is not None:
+        envelope = envelope.routed_to(changes.queue)
+    return _edited(envelope, changes) if changes.edits else envelope
+
+
+def _bad_option(name: str, expected: str, got: object) -> NotRequeueable:
+    return NotRequeueable("bad_option", f"{name}: expected {expected}, got {got!r}")
+
+
+def _fresh_headers(old: Mapping[str, Any], generation: int, changes: Changes, *, new_id: bool) -> dict[str, Any]:
+    fresh: dict[str, Any] = {own.NONCE: own.new_publication(), own.GENERATION: generation}
+    fresh |= {own.ATTEMPTS: changes.starts, "expires": _renewed_expiry(old), own.DESCRIBE: None}
+    if changes.countdown is not None:
+        fresh["eta"] = (datetime.now(UTC) + timedelta(seconds=changes.countdown)).isoformat()
+    if new_id:
+        fresh |= {"id": str(uuid4()), own.PUBLICATION: own.new_publication(), own.REQUEUED_FROM: old["id"]}
+        fresh["root_id"] = fresh["id"] if old.get("root_id") in (None, old["id"]) else old["root_id"]
+    return fresh
+
+
+def _renewed_expiry(headers: Mapping[str, Any]) -> str | None:
+    """As long from now as the original had from its publish; none where that is not known."""
+    expires, sent = headers.get("expires"), own.sent_at(headers)
+    if not isinstance(expires, str) or sent is None:
+        return None
+    try:
+        until = datetime.fromisoformat(expires)
+    except ValueError:
+        return None
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return (datetime.now(UTC) + (until - datetime.fromtimestamp(sent, UTC))).isoformat()
+
+
+def _arguments(envelope: Envelope) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    args, kwargs, _ = json.loads(envelope.body.decode(envelope.content_encoding))
+    return args, kwargs
+
+
+def _edited(envelope: Envelope, changes: Changes) -> Envelope:
+    if envelope.content_type != JSON_TYPE:
+        raise NotRequeueable(
+            "not_editable", f"only JSON arguments can be replaced, these are {envelope.content_type}: requeue as it is"
+        )
+    args, kwargs, embed = json.loads(envelope.body.decode(envelope.content_encoding))
+    args = args if changes.args is None else list(changes.args)
+    kwargs = kwargs if changes.kwargs is None else dict(changes.kwargs)
+    shown = {"argsrepr": repr(args), "kwargsrepr": repr(kwargs)}
+    body = json.dumps([args, kwargs, embed]).encode(envelope.content_encoding)
+    return replace(envelope, body=body, headers={**envelope.headers, **shown})

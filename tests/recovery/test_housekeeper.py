@@ -1,0 +1,116 @@
+"""The outbox is carried out at least once, claimed, and later where it fails."""
+
+from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+from typing import Any, Self
+
+import pytest
+from django.db import connections
+from django.dispatch import Signal
+from django.utils import timezone
+
+from django_taskops.models import DeadLetter, OutboxEntry, OutboxStatus
+from django_taskops.projection import writer
+from django_taskops.recovery import housekeeper
+from django_taskops.signals import dead_letter_resolved, task_dead_lettered
+from tests import tasks
+from tests.events import Story
+from tests.workers import BrokerQueue, WorkerStarter, eventually
+
+
+class Heard:
+    """What a signal told, for as long as the test runs."""
+
+    def __init__(self, signal: Signal) -> None:
+        self.signal = signal
+        self.letters: list[DeadLetter] = []
+        self.failing = False
+
+    def __enter__(self) -> Self:
+        self.signal.connect(self._hear, weak=False)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.signal.disconnect(self._hear)
+
+    def _hear(self, dead_letter: DeadLetter, **_kwargs: Any) -> None:
+        if self.failing:
+            raise ConnectionError("the chat service is down")
+        self.letters.append(dead_letter)
+
+
+def test_the_public_signals_tell_of_deaths_and_of_healing(database: str) -> None:
+    story = Story()
+    with Heard(task_dead_lettered) as deaths, Heard(dead_letter_resolved) as healed:
+        writer.apply([story.published(), story.failed()])
+        assert housekeeper.carry_out() == 1
+        writer.apply([story.requeued().started(), story.succeeded()])
+        assert housekeeper.carry_out() == 1
+        assert housekeeper.carry_out() == 0
+
+    assert [letter.task_id for letter in deaths.letters] == [story.task_id]
+    assert [letter.status for letter in healed.letters] == ["resolved"]
+
+
+def test_what_fails_is_kept_with_its_error_and_tried_again_later(database: str) -> None:
+    story = Story()
+    writer.apply([story.published(), story.failed()])
+    with Heard(task_dead_lettered) as deaths:
+        deaths.failing = True
+        assert housekeeper.carry_out() == 0
+        entry = OutboxEntry.objects.get()
+        assert (entry.status, entry.tries) == (OutboxStatus.PENDING, 1)
+        assert "the chat service is down" in entry.error
+        assert entry.available_at > timezone.now()
+
+        deaths.failing = False
+        OutboxEntry.objects.update(available_at=timezone.now() - timedelta(seconds=1))
+        assert housekeeper.carry_out() == 1
+
+    assert len(deaths.letters) == 1
+
+
+def test_what_fails_for_ever_is_given_up_and_stays_readable(database: str) -> None:
+    story = Story()
+    writer.apply([story.published(), story.failed()])
+    OutboxEntry.objects.update(tries=housekeeper.MAX_TRIES - 1)
+    with Heard(task_dead_lettered) as deaths:
+        deaths.failing = True
+        housekeeper.carry_out()
+
+    assert OutboxEntry.objects.get().status == OutboxStatus.FAILED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_housekeepers_at_once_tell_each_thing_once(database: str) -> None:
+    stories = [Story() for _ in range(20)]
+    writer.apply([event for story in stories for event in (story.published(), story.failed())])
+    barrier = Barrier(2)
+
+    def keep_house() -> int:
+        try:
+            barrier.wait(timeout=30)
+            return housekeeper.carry_out()
+        finally:
+            connections[database].close()
+
+    with Heard(task_dead_lettered) as deaths, ThreadPoolExecutor(2) as threads:
+        done = sum(future.result() for future in [threads.submit(keep_house) for _ in range(2)])
+
+    assert done == 20
+    assert sorted(letter.task_id for letter in deaths.letters) == sorted(story.task_id for story in stories)
+
+
+def test_a_worker_puts_the_notice_of_a_death_on_the_tasks_dead_letter_queue(
+    start_worker: WorkerStarter, queue: BrokerQueue, database: str
+) -> None:
+    start_worker()
+    result = tasks.notifies_of_its_death.delay("A1")
+
+    notices = BrokerQueue(tasks.NOTICES)
+    message = eventually(lambda: next((m for m in notices.messages() if m["headers"]["id"] == result.id), None))
+    notice = message["headers"]["taskops_dead_letter"]
+    assert (notice["task_id"], notice["reason"], notice["generation"]) == (result.id, "non_retryable", 0)
+    assert b64decode(message["body"]).startswith(b'[["A1"], {}')
