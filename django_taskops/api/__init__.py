@@ -1,0 +1,1 @@
+"""The status of a run as JSON, for front ends that poll."""
