@@ -1,0 +1,112 @@
+"""System checks. Each has a stable id, a hint and an entry in docs/checks.md."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from celery import current_app
+from django.conf import settings
+from django.core import checks
+from django.core.checks import CheckMessage, Error, Tags
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, connections
+
+from . import conf as configuration
+from .conf import conf
+
+SQLITE = "django.db.backends.sqlite3"
+
+
+def register_all() -> None:
+    for check, tags in _CHECKS:
+        checks.register(check, *tags)
+
+
+def check_settings(**_kwargs: Any) -> list[CheckMessage]:
+    try:
+        return list(_settings())
+    except ImproperlyConfigured as error:
+        hint = "Make TASKOPS a dict, or delete it: every key has a default."
+        return [Error(str(error), hint=hint, id="taskops.E001")]
+
+
+def check_eager(**_kwargs: Any) -> list[CheckMessage]:
+    if _under_test() or not current_app.conf.task_always_eager:
+        return []
+    return [
+        checks.Warning(
+            "Celery runs every task eagerly (task_always_eager): nothing reaches a worker.",
+            hint="Set task_always_eager in the settings of the tests only.",
+            id="taskops.W001",
+        )
+    ]
+
+
+def check_sqlite(**_kwargs: Any) -> list[CheckMessage]:
+    database = settings.DATABASES.get(conf.DATABASE, {})
+    if database.get("ENGINE") != SQLITE or database.get("OPTIONS", {}).get("transaction_mode") in _WRITING_MODES:
+        return []
+    return [
+        checks.Warning(
+            f"SQLite database {conf.DATABASE!r} opens its transactions in DEFERRED mode: those that read and then "
+            "write can fail with 'database is locked' while tasks are recorded.",
+            hint=f'Set DATABASES[{conf.DATABASE!r}]["OPTIONS"]["transaction_mode"] = "IMMEDIATE".',
+            id="taskops.W002",
+        )
+    ]
+
+
+def check_migrated(databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
+    """Runs where databases are checked: `check --database`, and `migrate`, which creates the tables right after."""
+    if conf.DATABASE not in (databases or ()) or "migrate" in sys.argv:
+        return []
+    try:
+        tables = connections[conf.DATABASE].introspection.table_names()
+    except DatabaseError as error:
+        return [_not_migrated(f"Database {conf.DATABASE!r} can't be read: {error}")]
+    if "taskops_taskrun" in tables:
+        return []
+    return [_not_migrated(f"Database {conf.DATABASE!r} has no tables of django-taskops: no task is recorded.")]
+
+
+_WRITING_MODES = ("IMMEDIATE", "EXCLUSIVE")
+
+
+def _settings() -> Iterator[CheckMessage]:
+    for problem in configuration.problems():
+        if problem.unknown:
+            yield Error(
+                f"TASKOPS has an unknown key {problem.key!r}.",
+                hint=f"Known keys: {problem.expected}.",
+                id="taskops.E001",
+            )
+        else:
+            yield Error(
+                f"TASKOPS[{problem.key!r}]: expected {problem.expected}, got {problem.got!r}.",
+                hint="Correct the value, or delete the key: it has a default.",
+                id="taskops.E002",
+            )
+    for key in configuration.without_effect():
+        yield checks.Warning(
+            f"TASKOPS[{key!r}] has no effect in this release.",
+            hint="Delete the key, or silence taskops.W003 if you know that it is for a later release.",
+            id="taskops.W003",
+        )
+
+
+def _not_migrated(message: str) -> CheckMessage:
+    hint = f"Run: python manage.py migrate --database {conf.DATABASE}"
+    return Error(message, hint=hint, id="taskops.E003")
+
+
+def _under_test() -> bool:
+    return "test" in sys.argv[1:2] or "PYTEST_CURRENT_TEST" in os.environ or "pytest" in sys.modules
+
+
+_CHECKS: list[tuple[Callable[..., list[CheckMessage]], tuple[str, ...]]] = [
+    (check_settings, ()),
+    (check_eager, ()),
+    (check_sqlite, ()),
+    (check_migrated, (Tags.database,)),
+]
