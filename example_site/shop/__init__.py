@@ -1,0 +1,1 @@
+"""A small shop: it imports orders, prices them, writes invoices and mails them."""
