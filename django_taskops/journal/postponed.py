@@ -26,6 +26,10 @@ class _Waiting(NamedTuple):
 class Postponed:
     """`apply` is called with one event at a time, in the thread, and may raise: then it is tried again, later."""
 
+    _waiting: deque[_Waiting]
+    _lock: threading.Lock
+    _thread: threading.Thread | None
+
     def __init__(self, apply: Callable[[Event], None]) -> None:
         self._apply = apply
         self._forget()
@@ -51,9 +55,9 @@ class Postponed:
 
     def _forget(self) -> None:
         """What waits in a parent is the parent's to apply; its thread and its lock do not survive the fork."""
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting = deque()
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._thread = None
 
     def _work(self) -> None:
         wait = FIRST_WAIT_SECONDS

@@ -7,7 +7,8 @@ from django.utils import timezone
 
 from ..models import DeadLetter, OutboxEntry, OutboxKind, RunEnvelope, TaskRun
 from ..states import DeadLetterReason, LetterStatus, TaskState
-from .merge import Delivery, Epoch, Letter, Merged
+from .merge import Letter, Merged
+from .verdict import Delivery, Epoch
 
 DESCRIPTION_MAX_CHARS = 1000
 

@@ -4,7 +4,8 @@ from dataclasses import fields
 
 from ..events import Call
 from ..models import TaskAttempt, TaskRun
-from .merge import Delivery, Run
+from .merge import Run
+from .verdict import Delivery
 
 _NOT_SHARED = ("retries", "frames", "result", "dead_letter_queue")
 _DELIVERY = [field.name for field in fields(Delivery) if field.name not in _NOT_SHARED]

@@ -119,7 +119,8 @@ def test_a_publish_from_an_async_view_is_recorded(database: str, queue: BrokerQu
 
 
 async def _call(view: Any) -> HttpResponse:
-    return await view(AsyncRequestFactory().get("/"))
+    response: HttpResponse = await view(AsyncRequestFactory().get("/"))
+    return response
 
 
 @for_real

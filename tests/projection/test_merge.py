@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_taskops.events import Call, Event, EventKind, Outcome
-from django_taskops.projection.merge import PRECEDENCE, STATES, Delivery, Epoch, Letter, Merged, Run, merge
+from django_taskops.projection.merge import Letter, Merged, Run, merge
+from django_taskops.projection.verdict import PRECEDENCE, STATES, Delivery, Epoch
 from django_taskops.states import FINISHED, UNFINISHED, DeadLetterReason, LetterStatus, TaskState
 from tests.projection.histories import START, histories
 

@@ -1,0 +1,155 @@
+"""The fold of one delivery: what is known of it is the weightiest thing that was said of it.
+
+Pure. The rank of a kind of observation is its place in `EventKind`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from ..events import JSON, Event, EventKind, Outcome
+from ..states import FINISHED, DeadLetterReason, QuietReason, TaskState
+
+PRECEDENCE: Mapping[str, int] = {"": -1} | {kind: rank for rank, kind in enumerate(EventKind)}
+
+STATES: Mapping[EventKind, TaskState] = {
+    EventKind.RECEIVED: TaskState.RECEIVED,
+    EventKind.STARTED: TaskState.STARTED,
+    EventKind.BROKE: TaskState.FAILURE,
+    EventKind.WORKER_LOST: TaskState.FAILURE,
+    EventKind.FAILED: TaskState.FAILURE,
+    EventKind.TIMED_OUT: TaskState.FAILURE,
+    EventKind.CANCELLED: TaskState.FAILURE,
+    EventKind.REJECTED: TaskState.REJECTED,
+    EventKind.IGNORED: TaskState.IGNORED,
+    EventKind.RETRIED: TaskState.RETRY,
+    EventKind.REVOKED: TaskState.REVOKED,
+    EventKind.SUCCEEDED: TaskState.SUCCESS,
+    EventKind.UNSERIALIZABLE: TaskState.FAILURE,
+    EventKind.UNKNOWN_TASK: TaskState.FAILURE,
+    EventKind.UNDECODABLE: TaskState.FAILURE,
+}
+
+REASONS: Mapping[EventKind, str] = {
+    EventKind.BROKE: DeadLetterReason.FAILED,
+    EventKind.WORKER_LOST: DeadLetterReason.WORKER_LOST,
+    EventKind.FAILED: DeadLetterReason.FAILED,
+    EventKind.TIMED_OUT: DeadLetterReason.TIME_LIMIT,
+    EventKind.CANCELLED: DeadLetterReason.CANCELLED,
+    EventKind.REJECTED: DeadLetterReason.REJECTED,
+    EventKind.REVOKED: QuietReason.REVOKED,
+    EventKind.UNSERIALIZABLE: DeadLetterReason.UNSERIALIZABLE_RESULT,
+    EventKind.UNKNOWN_TASK: DeadLetterReason.UNKNOWN_TASK,
+    EventKind.UNDECODABLE: DeadLetterReason.UNDECODABLE,
+}
+
+Epoch: TypeAlias = tuple[str, int]
+"""(publication, generation): what one dead letter stands for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What is known of one delivery. `delivery` is "" for a run that no worker has received."""
+
+    delivery: str = ""
+    publication: str = ""
+    generation: int = 0
+    nesting: int = 0
+    retries: int = 0
+    seen: int = 0
+    verdict: str = ""
+    state: str = TaskState.PENDING
+    reason: str = ""
+    received_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    retry_at: datetime | None = None
+    worker: str = ""
+    boot_id: str = ""
+    pid: int | None = None
+    acks_late: bool | None = None
+    version: str = ""
+    progress: Mapping[str, Any] | None = None
+    exception_type: str = ""
+    exception_message: str = ""
+    traceback: str = ""
+    frames: tuple[str, ...] = ()
+    result: JSON = None
+    dead_letter_queue: str = ""
+
+    @property
+    def epoch(self) -> Epoch:
+        return (self.publication, self.generation)
+
+    @property
+    def dead(self) -> bool:
+        return self.state in FINISHED and self.reason in DeadLetterReason
+
+    @property
+    def needs_attempt(self) -> bool:
+        """False while it waits or runs and after it succeeded: then the run's row says it all."""
+        return PRECEDENCE[self.verdict] > PRECEDENCE[EventKind.STARTED] and self.state != TaskState.SUCCESS
+
+
+def begin(event: Event) -> Delivery:
+    """A delivery that `event` is the first word of. Nothing is observed yet."""
+    return Delivery(
+        delivery=event.delivery,
+        publication=event.publication,
+        generation=event.generation,
+        nesting=event.nesting,
+        retries=event.retries,
+        seen=event.position,
+    )
+
+
+def observe(delivery: Delivery, event: Event) -> Delivery:
+    """`delivery` with one more observation: commutative, associative, idempotent."""
+    facts: dict[str, Any] = {"seen": min(filter(None, (delivery.seen, event.position)), default=0)}
+    if event.kind is EventKind.RECEIVED:
+        facts["received_at"] = _earliest(delivery.received_at, event.at)
+    if event.kind is EventKind.STARTED:
+        facts["started_at"] = _earliest(delivery.started_at, event.at)
+    if event.executor:
+        facts |= {
+            name: getattr(event.executor, name)
+            for name in ("worker", "boot_id", "pid", "acks_late", "version")
+            if getattr(delivery, name) in ("", None)
+        }
+    if event.progress and event.progress["at"] > (delivery.progress or {}).get("at", ""):
+        facts["progress"] = event.progress
+    return _judge(replace(delivery, **facts), event)
+
+
+def _judge(delivery: Delivery, event: Event) -> Delivery:
+    state = STATES.get(event.kind)
+    if state is None or not _outweighs(event, delivery):
+        return delivery
+    outcome = event.outcome or Outcome()
+    if event.kind is EventKind.RECEIVED and event.retries:
+        state = TaskState.RETRY  # in a worker's hands, and still waiting for its time
+    return replace(
+        delivery,
+        verdict=event.kind,
+        state=state,
+        reason=outcome.reason or REASONS.get(event.kind, ""),
+        finished_at=event.at if PRECEDENCE[event.kind] > PRECEDENCE[EventKind.STARTED] else None,
+        retry_at=outcome.retry_at,
+        exception_type=outcome.exception_type,
+        exception_message=outcome.exception_message,
+        traceback=outcome.traceback,
+        frames=outcome.frames,
+        result=outcome.result,
+        dead_letter_queue=outcome.dead_letter_queue,
+    )
+
+
+def _outweighs(event: Event, delivery: Delivery) -> bool:
+    if event.kind == delivery.verdict and delivery.finished_at:
+        return event.at < delivery.finished_at  # said twice: the first telling stays
+    return PRECEDENCE[event.kind] > PRECEDENCE[delivery.verdict]
+
+
+def _earliest(known: datetime | None, at: datetime) -> datetime:
+    return at if known is None else min(known, at)
