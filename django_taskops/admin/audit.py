@@ -1,0 +1,81 @@
+"""Audit entries: who decided what, when and why."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from ..models import AuditEntry, DeadLetter
+from . import display
+from .base import ReadOnlyAdmin
+from .facts import Fact
+from .filters import ActionFilter, DecidedFilter
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnlyAdmin):
+    empty_text = _("Nobody has decided anything yet. Each requeue, discard and restore leaves an entry here.")
+    list_deferred = ("details",)
+    list_display = ("what", "when", "who", "task", "reason", "result")
+    list_filter = (ActionFilter, DecidedFilter)
+    search_fields = ("task_id", "user_name")
+    search_help_text = _("An exact task id, or the start of a user's name.")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        return queryset.filter(Q(task_id__in={search_term, term}) | Q(user_name__istartswith=term)), False
+
+    def page(self, request: HttpRequest, row: AuditEntry) -> dict[str, Any]:
+        letter = _letter(request, row)
+        facts = [
+            Fact(label=_("When"), value=display.moment(row.at), note=display.exactly(row.at)),
+            Fact(label=_("Who"), value=self.who(row)),
+            Fact(label=_("Why"), value=row.why),
+            Fact(label=_("Outcome"), value=row.outcome),
+            Fact(label=_("Dead letter"), value=display.link(letter, letter, self.admin_site.name) if letter else ""),
+            Fact(label=_("Task id"), value=row.task_id),
+            Fact(label=_("Details"), value=display.code(row.details) if row.details else ""),
+        ]
+        return {"entry": row, "facts": [fact for fact in facts if fact.value]}
+
+    @admin.display(description=_("action"))
+    def what(self, entry: AuditEntry) -> str:
+        return entry.get_action_display()
+
+    @admin.display(description=_("when"))
+    def when(self, entry: AuditEntry) -> SafeString | str:
+        return display.moment(entry.at)
+
+    @admin.display(description=_("who"))
+    def who(self, entry: AuditEntry) -> str:
+        return entry.user_name or str(_("the app itself"))
+
+    @admin.display(description=_("task id"))
+    def task(self, entry: AuditEntry) -> SafeString:
+        return format_html('<span class="taskops-id">{}</span>', display.shortened(entry.task_id, 60))
+
+    @admin.display(description=_("why"))
+    def reason(self, entry: AuditEntry) -> SafeString | str:
+        return display.shortened(entry.why, 80)
+
+    @admin.display(description=_("outcome"))
+    def result(self, entry: AuditEntry) -> SafeString | str:
+        return display.shortened(entry.outcome, 80)
+
+
+def _letter(request: HttpRequest, entry: AuditEntry) -> DeadLetter | None:
+    """The letter that was decided on, for those who may see it."""
+    if entry.object_type != "dead_letter" or not entry.object_id.isdecimal():
+        return None
+    if not request.user.has_perm("taskops.view_deadletter"):
+        return None
+    found: DeadLetter | None = DeadLetter.objects.defer("envelope").filter(pk=entry.object_id).first()
+    return found

@@ -1,0 +1,128 @@
+"""What a person can decide on a dead letter, and the words for it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django import forms
+from django.http import HttpRequest
+from django.utils.functional import Promise
+from django.utils.translation import gettext, ngettext_lazy
+from django.utils.translation import gettext_lazy as _
+
+from .. import recovery
+from ..exceptions import NotRequeueable
+from ..models import DeadLetter
+from ..recovery import preflight
+from ..states import LetterStatus
+
+Words = str | Promise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """`name` is that of the action, of its address and of its permission. `status` is what a letter has to be in."""
+
+    name: str
+    status: LetterStatus
+    label: Words
+    title: Words
+    explanation: Words
+    will: Any  # plural forms, by `count`
+    done: Any
+    asks_why: bool
+    needs_why: bool
+    carry_out: Callable[[DeadLetter, Any, str], object]
+    check: Callable[[DeadLetter], str] | None = None
+
+    def allows(self, request: HttpRequest) -> bool:
+        """True where the user may decide this, and may see what on."""
+        return request.user.has_perms(["taskops.view_deadletter", f"taskops.{self.name}_deadletter"])
+
+    def refusal(self, letter: DeadLetter) -> str:
+        """Why this can't be decided on `letter` now, as far as one can tell beforehand; "" where it can."""
+        if letter.status != self.status:
+            wanted = LetterStatus(self.status).label
+            return gettext("it is “%(status)s”, not “%(wanted)s”") % {
+                "status": letter.get_status_display(),
+                "wanted": wanted,
+            }
+        return self.check(letter) if self.check else ""
+
+
+def _requeue(letter: DeadLetter, by: Any, why: str) -> object:
+    return recovery.requeue(letter, by=by, reason=why)
+
+
+def _discard(letter: DeadLetter, by: Any, why: str) -> object:
+    return recovery.discard(letter, by=by, reason=why)
+
+
+def _restore(letter: DeadLetter, by: Any, why: str) -> object:
+    return recovery.restore(letter, by=by, reason=why)
+
+
+def _check_message(letter: DeadLetter) -> str:
+    try:
+        preflight.check(letter, force=False)
+    except NotRequeueable as refusal:
+        return refusal.detail
+    return ""
+
+
+REQUEUE = Verb(
+    name="requeue",
+    status=LetterStatus.OPEN,
+    label=_("Requeue"),
+    title=_("Requeue dead letters"),
+    explanation=_(
+        "Each task is sent again under its own id, with its original arguments and everything that follows it. "
+        "What a task had done before it died is done again, unless the task takes care of that itself."
+    ),
+    will=ngettext_lazy("%(count)d task will be sent again.", "%(count)d tasks will be sent again.", "count"),
+    done=ngettext_lazy("%(count)d dead letter was requeued.", "%(count)d dead letters were requeued.", "count"),
+    asks_why=True,
+    needs_why=False,
+    carry_out=_requeue,
+    check=_check_message,
+)
+
+DISCARD = Verb(
+    name="discard",
+    status=LetterStatus.OPEN,
+    label=_("Discard"),
+    title=_("Discard dead letters"),
+    explanation=_("Nobody will be asked about them any more. Nothing is deleted: they can be restored."),
+    will=ngettext_lazy(
+        "%(count)d dead letter will be discarded.", "%(count)d dead letters will be discarded.", "count"
+    ),
+    done=ngettext_lazy("%(count)d dead letter was discarded.", "%(count)d dead letters were discarded.", "count"),
+    asks_why=True,
+    needs_why=True,
+    carry_out=_discard,
+)
+
+RESTORE = Verb(
+    name="restore",
+    status=LetterStatus.DISCARDED,
+    label=_("Restore"),
+    title=_("Restore dead letters"),
+    explanation=_("They are open again and wait for somebody to requeue or discard them."),
+    will=ngettext_lazy("%(count)d dead letter will be restored.", "%(count)d dead letters will be restored.", "count"),
+    done=ngettext_lazy("%(count)d dead letter was restored.", "%(count)d dead letters were restored.", "count"),
+    asks_why=True,
+    needs_why=False,
+    carry_out=_restore,
+)
+
+VERBS = (REQUEUE, DISCARD, RESTORE)
+
+
+class WhyForm(forms.Form):
+    """The reason that goes into the audit entry."""
+
+    why = forms.CharField(label=_("Why"), max_length=1000, widget=forms.Textarea(attrs={"rows": 2, "cols": 60}))
+
+    def __init__(self, verb: Verb, data: Any = None) -> None:
+        super().__init__(data)
+        self.fields["why"].required = verb.needs_why
