@@ -38,7 +38,7 @@ def describe(
         "root_id": _id(headers.get("root_id")),
         "group_id": _id(headers.get("group")),
         "group_index": headers.get("group_index"),
-        "periodic_task": storable(headers.get("periodic_task_name")),
+        "periodic_task": storable(headers.get(own.PERIODIC_TASK) or headers.get("periodic_task_name")),
         "owner": storable(headers.get(own.OWNER)),
         "trace_id": _trace_id(headers),
         "requeued_from": _id(headers.get(own.REQUEUED_FROM)),

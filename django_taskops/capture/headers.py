@@ -10,11 +10,12 @@ GENERATION = "taskops_generation"
 NONCE = "taskops_nonce"
 ATTEMPTS = "taskops_attempts"  # how many starts a requeue grants
 OWNER = "taskops_owner"
+PERIODIC_TASK = "taskops_periodic_task"  # the name of its entry in beat's schedule
 REQUEUED_FROM = "taskops_requeued_from"
 DESCRIBE = "taskops_describe"  # the publisher's word may get lost: the worker describes the call as well
 DELIVERY = "taskops_delivery"  # never on the wire: stamped into the request where a worker receives it
 
-CARRIED = (PUBLICATION, GENERATION, NONCE, ATTEMPTS, OWNER, REQUEUED_FROM)
+CARRIED = (PUBLICATION, GENERATION, NONCE, ATTEMPTS, OWNER, PERIODIC_TASK, REQUEUED_FROM)
 
 
 def new_publication() -> str:

@@ -13,8 +13,8 @@ from kombu import serialization
 from .. import journal
 from ..conf import conf
 from ..events import Event, EventKind, Outcome
+from . import beat, lifecycle, wrapper
 from . import headers as own
-from . import lifecycle, wrapper
 from .call import describe, instant, sender_of, task_of, with_envelope, without_envelope
 from .envelope import of_message, of_publish
 from .frames import outcome_of
@@ -49,6 +49,7 @@ def before_task_publish(
     if not isinstance(body, tuple) or not headers or not conf.tracks(headers["task"]):
         return  # message protocol 1 has no headers
     own.stamp(headers, getattr(get_current_task(), "request", None))
+    beat.stamp(headers)
     if journal.current().deferring() or task_of(current_app, headers["task"]) is None:
         headers[own.DESCRIBE] = True
     _publishing.set(_Publish(headers, properties or {}, declare))
@@ -81,6 +82,11 @@ def worker_init(sender: Any = None, **_kwargs: Any) -> None:
         if conf.tracks(task.name):
             wrapper.wrap(task)
             install(task)
+
+
+@shielded
+def beat_init(sender: Any = None, **_kwargs: Any) -> None:
+    beat.name_entries(sender.scheduler)
 
 
 @shielded
@@ -209,6 +215,7 @@ _RECEIVERS: dict[str, Callable[..., None]] = {
         before_task_publish,
         after_task_publish,
         worker_init,
+        beat_init,
         task_received,
         task_prerun,
         task_postrun,

@@ -62,7 +62,7 @@ def message_for(letter: DeadLetter, generation: int, changes: Changes, *, new_id
         original = Envelope.from_bytes(letter.envelope or b"")
     except EnvelopeError as error:
         raise NotRequeueable("envelope_unreadable", f"not re-runnable: {error}") from error
-    envelope = original.sent_anew(**_fresh_headers(original.headers, generation, changes, new_id=new_id))
+    envelope = original.sent_anew(**_fresh_headers(letter, original.headers, generation, changes, new_id=new_id))
     properties = dict(envelope.properties)
     if "correlation_id" in properties:
         properties["correlation_id"] = envelope.headers["id"]
@@ -76,8 +76,12 @@ def _bad_option(name: str, expected: str, got: object) -> NotRequeueable:
     return NotRequeueable("bad_option", f"{name}: expected {expected}, got {got!r}")
 
 
-def _fresh_headers(old: Mapping[str, Any], generation: int, changes: Changes, *, new_id: bool) -> dict[str, Any]:
+def _fresh_headers(
+    letter: DeadLetter, old: Mapping[str, Any], generation: int, changes: Changes, *, new_id: bool
+) -> dict[str, Any]:
     fresh: dict[str, Any] = {own.NONCE: own.new_publication(), own.GENERATION: generation}
+    if letter.publication:
+        fresh[own.PUBLICATION] = letter.publication
     fresh |= {own.ATTEMPTS: changes.starts, "expires": _renewed_expiry(old), own.DESCRIBE: None}
     if changes.countdown is not None:
         fresh["eta"] = (datetime.now(UTC) + timedelta(seconds=changes.countdown)).isoformat()

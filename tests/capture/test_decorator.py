@@ -58,11 +58,11 @@ def test_a_bare_tracked_task_retries_three_times_with_backoff_and_jitter() -> No
 
 
 def test_any_option_of_shared_task_is_passed_on() -> None:
-    @tracked_task(name="tests.passed_on", queue="slow", acks_late=True, throws=(KeyError,))
+    @tracked_task(name="tests.passed_on", rate_limit="1/s", acks_late=True, throws=(KeyError,))
     def passed_on() -> None: ...
 
     task: Any = current_app.tasks["tests.passed_on"]
-    assert (task.queue, task.acks_late, task.throws) == ("slow", True, (KeyError,))
+    assert (task.rate_limit, task.acks_late, task.throws) == ("1/s", True, (KeyError,))
 
 
 def test_calling_it_is_a_plain_call() -> None:
