@@ -19,6 +19,7 @@ EXPECTED = {
     "a migration": f"{PACKAGE}/migrations/0001",
     "templates": f"{PACKAGE}/templates/",
     "static files": f"{PACKAGE}/static/",
+    "translations": f"{PACKAGE}/locale/",
 }
 BARE_PROJECT = """
 import sys

@@ -1,5 +1,6 @@
 """Values as people may see them: plain JSON of bounded size, secrets masked before they leave the process."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -36,9 +37,12 @@ def display(value: Any, sensitive: Iterable[str] = ()) -> JSON:
 
 
 def within(value: JSON, limit: int) -> JSON:
-    """`value`, or where its text is longer than `limit` characters that text, cut."""
-    text = value if isinstance(value, str) else str(value)
-    return value if len(text) <= limit else storable(text, limit)
+    """`value`, or where its JSON is longer than `limit` bytes the start of that, cut visibly."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    encoded = text.encode()
+    if len(encoded) <= limit:
+        return value
+    return encoded[: max(limit - len("…".encode()), 0)].decode(errors="ignore") + "…"
 
 
 def parameter_names(run: Any) -> list[str]:

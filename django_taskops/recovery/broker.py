@@ -11,8 +11,11 @@ RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "in
 """One more try, for a pooled connection that has died since it was last used."""
 
 
-def publish(app: Celery, envelope: Envelope) -> None:
-    """Raises what the broker's client raises. The body goes out byte for byte."""
+def publish(app: Celery, envelope: Envelope, *, declare_unknown: bool = False) -> None:
+    """Raises what the broker's client raises. The body goes out byte for byte.
+
+    A queue that the project declares is declared as it says; `declare_unknown` declares any other as a plain one.
+    """
     with app.producer_pool.acquire(block=True) as producer:
         producer.publish(
             envelope.body,
@@ -22,14 +25,15 @@ def publish(app: Celery, envelope: Envelope) -> None:
             content_encoding=envelope.content_encoding,
             compression=envelope.compression or None,
             headers=dict(envelope.headers),
-            declare=_declared(app, envelope.queue),
+            declare=_declared(app, envelope.queue, unknown=declare_unknown),
             retry=True,
             retry_policy=RETRY_POLICY,
             **envelope.properties,
         )
 
 
-def _declared(app: Celery, queue: str) -> list[Queue]:
-    """The queue as the project declares it, so that the message has somewhere to go; none where it is not known."""
+def _declared(app: Celery, queue: str, *, unknown: bool) -> list[Queue]:
     queues: Any = app.amqp.queues
-    return [queues[queue]] if queue in queues else []
+    if queue in queues:
+        return [queues[queue]]
+    return [Queue(queue, exchange="", routing_key=queue)] if unknown else []

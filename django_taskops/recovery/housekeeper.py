@@ -1,7 +1,7 @@
 """Carries out what the outbox holds: public signals and the notices of dead-letter queues. At least once each.
 
 An entry is claimed for a minute before it is carried out, so that any number of housekeepers work side by side; one
-that fails is tried again, later each time, and given up after a day with its error kept.
+that fails is tried again, later each time, and given up after some two hours with its error kept.
 """
 
 import logging
@@ -22,6 +22,7 @@ from ..conf import conf
 from ..models import DeadLetter, OutboxEntry, OutboxKind, OutboxStatus
 from ..signals import dead_letter_resolved, task_dead_lettered
 from .broker import publish
+from .requeue import settle_interrupted
 
 CLAIM_SECONDS = 60
 MAX_TRIES = 12
@@ -55,6 +56,7 @@ def _run() -> None:
     while not _stopping.wait(SECONDS_BETWEEN_PASSES):
         try:
             carry_out()
+            settle_interrupted()
         except Exception:  # the database may be away; the next pass tries again
             logger.warning("django-taskops: the outbox waits", exc_info=True)
         finally:
@@ -120,7 +122,7 @@ def _notify_queue(letter: DeadLetter, payload: Mapping[str, Any]) -> None:
         "generation": letter.generation,
         "died_at": letter.died_at.isoformat(),
     }
-    publish(current_app, envelope.routed_to(payload["queue"], taskops_dead_letter=notice))
+    publish(current_app, envelope.routed_to(payload["queue"], taskops_dead_letter=notice), declare_unknown=True)
 
 
 _HANDLERS: Mapping[OutboxKind, Callable[[DeadLetter, Mapping[str, Any]], None]] = {

@@ -10,7 +10,7 @@ from celery import current_app
 from kombu.utils import json
 
 from ..capture import headers as own
-from ..capture.call import describe, task_of, with_envelope
+from ..capture.call import describe, with_envelope
 from ..capture.envelope import Envelope
 from ..events import Call
 from ..exceptions import EnvelopeError, NotRequeueable
@@ -48,7 +48,7 @@ class Changes:
         """`call` as it looks with these changes, carrying the envelope that is sent."""
         fields: dict[str, Any] = {name: getattr(call, name) for name in Call.__dataclass_fields__}
         args, kwargs = _arguments(envelope) if self.edits else ((), {})
-        task = task_of(current_app, envelope.headers["task"])
+        task = current_app.tasks.get(envelope.headers["task"])
         seen = describe(envelope.headers, args, kwargs, task=task, queue=envelope.queue, priority=call.priority)
         kept = () if self.edits else ("args", "kwargs")
         fields |= {name: value for name, value in seen.items() if name not in (*kept, "periodic_task", "trace_id")}
@@ -82,7 +82,7 @@ def _fresh_headers(
     fresh: dict[str, Any] = {own.NONCE: own.new_publication(), own.GENERATION: generation}
     if letter.publication:
         fresh[own.PUBLICATION] = letter.publication
-    fresh |= {own.ATTEMPTS: changes.starts, "expires": _renewed_expiry(old), own.DESCRIBE: None}
+    fresh |= {own.ATTEMPTS: changes.starts, "expires": _renewed_expiry(old), own.DESCRIBE: True}
     if changes.countdown is not None:
         fresh["eta"] = (datetime.now(UTC) + timedelta(seconds=changes.countdown)).isoformat()
     if new_id:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from typing import Any
 
 from celery import current_app
 from django.db import transaction
 from django.utils import timezone
 
-from ..capture.call import task_of
 from ..conf import conf
 from ..exceptions import NotRequeueable
 from ..models import DeadLetter, TaskRun
@@ -54,7 +54,7 @@ def outermost_transaction() -> Iterator[None]:
 
 
 def _check_relevance(letter: DeadLetter) -> None:
-    task = task_of(current_app, letter.task_name)
+    task: Any = current_app.tasks.get(letter.task_name)
     stale_after = task.taskops.stale_after if hasattr(task, "taskops") else None
     if stale_after is not None and timezone.now() - letter.died_at > timedelta(seconds=stale_after):
         raise NotRequeueable(

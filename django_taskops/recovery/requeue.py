@@ -6,7 +6,7 @@ people and processes one sends; a publish that fails opens the letter again.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import time_ns
 from typing import Any
 
@@ -27,6 +27,8 @@ from . import preflight
 from .broker import publish
 from .decide import Decision, audit, take
 from .message import Changes, message_for
+
+INTERRUPTED_AFTER = timedelta(minutes=5)
 
 
 def requeue(
@@ -57,7 +59,7 @@ def requeue(
     try:
         publish(current_app, sending.envelope)
     except Exception as error:  # whatever the broker's client raises: the letter must not hang
-        _reopen(dead_letter, sending, error, by, reason)
+        _reopen(dead_letter, sending.intent, f"not sent: {error!r}", by, reason)
         raise NotRequeueable(
             "not_sent", f"the broker did not take the message, the letter is open again: {error!r}"
         ) from error
@@ -119,12 +121,34 @@ def _confirm(letter: DeadLetter, sending: _Sending, by: Any, why: str) -> Decisi
     )
 
 
-def _reopen(letter: DeadLetter, sending: _Sending, error: Exception, by: Any, why: str) -> None:
+def settle_interrupted() -> None:
+    """Settles the intents of requeues whose process died on the way, five minutes after: the letter of one that has
+    been heard of goes its way, any other is open again, and the audit says that nobody knows whether it was sent."""
+    old = timezone.now() - INTERRUPTED_AFTER
+    waiting = OutboxEntry.objects.filter(kind=OutboxKind.REQUEUE, status=OutboxStatus.PENDING, created_at__lt=old)
+    for intent in waiting.order_by("pk")[:100]:
+        with transaction.atomic(using=conf.DATABASE):
+            letter = DeadLetter.objects.get(pk=intent.payload["dead_letter"])
+            run = TaskRun.objects.select_for_update().get(pk=letter.run_id)
+            letter.refresh_from_db(fields=["status", "sent_generation", "requeued_as"])
+            if letter.status != LetterStatus.REQUEUED or _heard_of(letter, run):
+                _settle(intent, OutboxStatus.DONE)
+            else:
+                _reopen(letter, intent, "interrupted: it is not known whether the message was sent", None, "")
+
+
+def _heard_of(letter: DeadLetter, run: TaskRun) -> bool:
+    if letter.requeued_as:
+        return TaskRun.objects.filter(task_id=letter.requeued_as).exists()
+    return (run.publication, run.generation) >= (letter.publication, letter.sent_generation or 0)
+
+
+def _reopen(letter: DeadLetter, intent: OutboxEntry, outcome: str, by: Any, why: str) -> None:
     with transaction.atomic(using=conf.DATABASE):
         TaskRun.objects.select_for_update().get(pk=letter.run_id)
         take(letter, LetterStatus.REQUEUED, LetterStatus.OPEN, sent_generation=None, requeued_as="")
-        _settle(sending.intent, OutboxStatus.FAILED, repr(error))
-        audit(letter, AuditAction.REQUEUE, by=by, why=why, outcome=f"not sent: {error!r}")
+        _settle(intent, OutboxStatus.FAILED, outcome)
+        audit(letter, AuditAction.REQUEUE, by=by, why=why, outcome=outcome)
 
 
 def _settle(intent: OutboxEntry, status: OutboxStatus, error: str = "") -> None:

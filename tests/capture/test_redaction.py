@@ -107,4 +107,5 @@ def test_times_and_numbers_are_text_that_people_read() -> None:
 
 def test_a_result_within_its_limit_stays_structured() -> None:
     assert within({"a": 1}, 100) == {"a": 1}
-    assert within(["x" * 200], 10) == "['xxxxxxx…"
+    assert within(["x" * 200], 10) == '["xxxxx…'
+    assert within("订" * 100, 10) == "订订…"

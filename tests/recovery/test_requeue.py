@@ -14,6 +14,7 @@ from celery import Celery, chain, current_app
 from celery.app import app_or_default
 from django.contrib.auth.models import User
 from django.db import connections, transaction
+from django.utils import timezone
 from kombu.utils import json
 from pytest_django import Settings
 
@@ -29,7 +30,7 @@ from tests import tasks
 from tests.events import Story
 from tests.workers import BrokerQueue, Worker, eventually
 
-MODULE = import_module("django_taskops.recovery.requeue")
+module = import_module("django_taskops.recovery.requeue")
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -66,7 +67,7 @@ def test_it_goes_out_under_its_id_as_the_next_generation_and_the_body_byte_for_b
         for name in {*message["headers"], *original.headers}
         if message["headers"].get(name) != original.headers.get(name)
     }
-    assert changed == {own.GENERATION, own.NONCE}
+    assert changed == {own.GENERATION, own.NONCE, own.DESCRIBE}
     run = TaskRun.objects.get()
     assert (run.state, run.generation, run.args) == (TaskState.PENDING, 1, ["out of stock"])
     letter.refresh_from_db()
@@ -123,7 +124,7 @@ def test_the_intent_is_committed_before_the_message_goes_out(
         with ThreadPoolExecutor(1) as other_connection:
             seen.append(other_connection.submit(_look, database).result())
 
-    monkeypatch.setattr(MODULE, "publish", look)
+    monkeypatch.setattr(module, "publish", look)
     requeue(letter)
 
     assert seen == [(LetterStatus.REQUEUED, OutboxStatus.PENDING)]
@@ -198,7 +199,7 @@ def test_a_letter_that_could_not_be_sent_can_be_sent_later(
     letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as away:
-        away.setattr(MODULE, "publish", _refuse)
+        away.setattr(module, "publish", _refuse)
         with pytest.raises(NotRequeueable):
             requeue(letter)
     requeue(letter)
@@ -208,6 +209,52 @@ def test_a_letter_that_could_not_be_sent_can_be_sent_later(
 
 def _refuse(*args: Any) -> NoReturn:
     raise ConnectionRefusedError("nobody listens")
+
+
+def test_a_process_that_dies_before_its_send_leaves_a_letter_that_opens_again(
+    letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(letter, monkeypatch)
+    module.settle_interrupted()
+    letter.refresh_from_db()
+    assert letter.status == LetterStatus.REQUEUED  # somebody may still be sending
+
+    OutboxEntry.objects.update(created_at=timezone.now() - timedelta(minutes=6))
+    module.settle_interrupted()
+    letter.refresh_from_db()
+    assert letter.status == LetterStatus.OPEN
+    assert AuditEntry.objects.get().outcome == "interrupted: it is not known whether the message was sent"
+    assert requeue(letter).generation == 1
+
+
+def test_a_process_that_dies_after_its_send_changes_nothing_for_the_task(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = tasks.fail.delay("twice")
+    letter = eventually(lambda: DeadLetter.objects.get(task_id=result.id))
+    with monkeypatch.context() as dying:
+        dying.setattr(module, "_confirm", _die)
+        with pytest.raises(KeyboardInterrupt):
+            requeue(letter)
+    again = eventually(lambda: DeadLetter.objects.get(task_id=result.id, generation=1))
+    OutboxEntry.objects.update(created_at=timezone.now() - timedelta(minutes=6))
+    module.settle_interrupted()
+
+    letter.refresh_from_db()
+    assert letter.status == LetterStatus.SUPERSEDED
+    assert OutboxEntry.objects.get(kind=OutboxKind.REQUEUE).status == OutboxStatus.DONE
+    assert (again.envelope, again.run.args) != (None, None)
+
+
+def interrupt(letter: DeadLetter, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as dying:
+        dying.setattr(module, "publish", _die)
+        with pytest.raises(KeyboardInterrupt):
+            requeue(letter)
+
+
+def _die(*args: Any) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def test_inside_a_transaction_it_is_refused_since_a_send_cannot_be_rolled_back(
