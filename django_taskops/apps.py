@@ -14,6 +14,7 @@ class TaskOpsConfig(AppConfig):
 
     def ready(self) -> None:
         from celery import signals
+        from celery.exceptions import SoftTimeLimitExceeded
 
         from . import checks
         from .capture import receivers
@@ -23,7 +24,7 @@ class TaskOpsConfig(AppConfig):
         from .recovery import housekeeper
 
         checks.register_all()
-        journal = DirectJournal(writer)
+        journal = DirectJournal(writer, passing=(SoftTimeLimitExceeded,))
         use(journal)
         atexit.register(journal.flush)
         receivers.connect()

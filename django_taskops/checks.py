@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from inspect import iscoroutinefunction
 from typing import Any
 
 from celery import current_app
@@ -11,9 +12,10 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
+from django.utils.module_loading import import_string
 
 from . import conf as configuration
-from .conf import conf
+from .conf import SETTINGS, conf
 
 SQLITE = "django.db.backends.sqlite3"
 
@@ -43,8 +45,20 @@ def check_eager(**_kwargs: Any) -> list[CheckMessage]:
     ]
 
 
+def check_status_permission(**_kwargs: Any) -> list[CheckMessage]:
+    try:
+        decides = import_string(conf.STATUS_PERMISSION) if conf.STATUS_PERMISSION else None
+    except (ImportError, TypeError, AttributeError, ImproperlyConfigured) as error:
+        return [_no_permission(f"it can't be imported: {error}")]
+    if decides is not None and (not callable(decides) or iscoroutinefunction(decides)):
+        return [_no_permission(f"got {decides!r}")]
+    return []
+
+
 def check_sqlite(**_kwargs: Any) -> list[CheckMessage]:
-    database = settings.DATABASES.get(conf.DATABASE, {})
+    if not _database_is_known():
+        return []
+    database = settings.DATABASES[conf.DATABASE]
     if database.get("ENGINE") != SQLITE or database.get("OPTIONS", {}).get("transaction_mode") in _WRITING_MODES:
         return []
     return [
@@ -59,7 +73,7 @@ def check_sqlite(**_kwargs: Any) -> list[CheckMessage]:
 
 def check_migrated(databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
     """Runs where databases are checked: `check --database`, and `migrate`, which creates the tables right after."""
-    if conf.DATABASE not in (databases or ()) or "migrate" in sys.argv:
+    if not _database_is_known() or conf.DATABASE not in (databases or ()) or "migrate" in sys.argv:
         return []
     try:
         tables = connections[conf.DATABASE].introspection.table_names()
@@ -95,6 +109,22 @@ def _settings() -> Iterator[CheckMessage]:
         )
 
 
+def _database_is_known() -> bool:
+    """False where the check of settings has something to say about it."""
+    try:
+        return SETTINGS["DATABASE"].accepts(conf.DATABASE)
+    except ImproperlyConfigured:
+        return False
+
+
+def _no_permission(got: str) -> CheckMessage:
+    return Error(
+        f"TASKOPS['STATUS_PERMISSION']: expected the path of a plain function of request and run, {got}.",
+        hint='For example "orders.access.may_see_task". Until then nobody sees a status.',
+        id="taskops.E004",
+    )
+
+
 def _not_migrated(message: str) -> CheckMessage:
     hint = f"Run: python manage.py migrate --database {conf.DATABASE}"
     return Error(message, hint=hint, id="taskops.E003")
@@ -107,6 +137,7 @@ def _under_test() -> bool:
 _CHECKS: list[tuple[Callable[..., list[CheckMessage]], tuple[str, ...]]] = [
     (check_settings, ()),
     (check_eager, ()),
+    (check_status_permission, ()),
     (check_sqlite, ()),
     (check_migrated, (Tags.database,)),
 ]

@@ -61,6 +61,7 @@ def _is_retention(value: object) -> bool:
 DEFAULT_REDACT = (
     "password",
     "passwd",
+    "pwd",
     "secret",
     "token",
     "api_key",
@@ -77,7 +78,9 @@ DEFAULT_REDACT = (
 
 SETTINGS: Mapping[str, Setting] = {
     "JOURNAL": Setting("auto", "'auto' or 'direct'", lambda value: value in ("auto", "direct")),
-    "DATABASE": Setting("default", "an alias of DATABASES", lambda value: value in settings.DATABASES),
+    "DATABASE": Setting(
+        "default", "an alias of DATABASES", lambda value: isinstance(value, str) and value in settings.DATABASES
+    ),
     "TRACK": Setting(("*",), "a list of patterns of task names", _is_texts),
     "IGNORE": Setting(("celery.*",), "a list of patterns of task names", _is_texts),
     "DEAD_LETTER": Setting("all", "'all' or 'tracked'", lambda value: value in ("all", "tracked")),

@@ -86,8 +86,9 @@ class Event:
     """One observation about one task. `delivery` is "" for what happens at the publisher, `nesting` counts Celery's
     `replace` (each starts again at retries 0 under the same id).
 
-    `position` is microseconds since the epoch, given by the journal when the event is appended: the only order there
-    is between deliveries. `at` is the clock of the host that saw it: for display, never compared across hosts.
+    `position` is the place of the event in its journal, the only order there is between deliveries; 0 where the
+    journal keeps no order of its own: then the order in which the events are applied counts. `at` is the clock of the
+    host that saw it: for display, never compared across hosts.
     """
 
     kind: EventKind

@@ -20,6 +20,8 @@ class TaskState(TextChoices):
 
 UNFINISHED = frozenset({TaskState.PENDING, TaskState.RECEIVED, TaskState.STARTED, TaskState.RETRY})
 FINISHED = frozenset(TaskState) - UNFINISHED
+SETTLED = frozenset({TaskState.SUCCESS, TaskState.IGNORED})
+"""Ended as the task wanted."""
 
 
 class DeadLetterReason(TextChoices):

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from pytest_django import Settings
 
 from django_taskops import journal
@@ -93,6 +94,19 @@ def _publish_to(queue: BrokerQueue, settings: Settings, monkeypatch: pytest.Monk
     monkeypatch.setenv("TASKOPS_TEST_QUEUE", queue.name)
     settings.TASKOPS = {**settings.TASKOPS, "JOURNAL_PREFIX": queue.name}
     return queue
+
+
+@pytest.fixture(autouse=True)
+def fresh_journal() -> Iterator[None]:
+    """What one test made of the journal, a pause after an outage say, is nothing to the next."""
+    from django_taskops.journal.direct import DirectJournal
+    from django_taskops.projection import writer
+
+    usual, fresh = journal.current(), DirectJournal(writer, passing=(SoftTimeLimitExceeded,))
+    journal.use(fresh)
+    yield
+    journal.use(usual)
+    fresh.flush()
 
 
 @pytest.fixture

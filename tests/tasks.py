@@ -1,5 +1,6 @@
 """A small catalogue of tasks, named by how they behave."""
 
+import json
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 import redis
 from celery import Task, shared_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.worker.request import Request
 from django.conf import settings
 from django.db import connections
 
@@ -271,3 +273,96 @@ NOTICES = "tests.dead"
 @tracked_task(dead_letter_queue=NOTICES, throws=(Declined,))
 def notifies_of_its_death(sku: str) -> NoReturn:
     raise Declined(sku)
+
+
+# What projects do to their tasks
+
+declare: Any = shared_task  # with options that the stubs do not know
+
+
+class NarrowRetry(Task):  # type: ignore[type-arg]
+    """With fewer parameters than Celery's, as projects have it."""
+
+    def retry(self, exc: Any = None, countdown: float = 0, **options: Any) -> Any:  # type: ignore[override]
+        return super().retry(exc=exc, countdown=countdown, **options)
+
+
+@shared_task(base=NarrowRetry, bind=True, max_retries=3)
+def retry_through_a_narrow_override(self: "Task[Any, Any]", key: str, failures: int) -> int:
+    called = count(key)
+    if called <= failures:
+        raise self.retry(exc=Declined(f"call {called}"))
+    return called
+
+
+class FallingBack(Task):  # type: ignore[type-arg]
+    """Answers for a body that fails."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except Declined:
+            return "fallback"
+
+
+@shared_task(base=FallingBack)
+def fail_with_fallback() -> NoReturn:
+    raise Declined("the fallback answers")
+
+
+class Locked(Task):  # type: ignore[type-arg]
+    def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+        return "somebody else has the lock"
+
+
+@shared_task(base=Locked)
+def never_reached() -> None: ...
+
+
+class BadStart(Task):  # type: ignore[type-arg]
+    def before_start(self, *_args: Any, **_kwargs: Any) -> None:
+        raise Declined("not today")
+
+
+@shared_task(base=BadStart)
+def fail_before_its_start() -> None: ...
+
+
+class KeywordRequest(Request):
+    def on_failure(self, exc_info: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return super().on_failure(exc_info, **kwargs)
+
+
+@declare(Request="tests.tasks:KeywordRequest")  # type: ignore[untyped-decorator]
+def kill_self_under_a_request_of_our_own() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@declare(retry_on_worker_lost=True, max_retries=2, default_retry_delay=0)  # type: ignore[untyped-decorator]
+def kill_self_at_first(key: str) -> int:
+    """Since Celery 5.7 the worker's main process retries it."""
+    called = count(key)
+    if called == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return called
+
+
+@shared_task(soft_time_limit=1)
+def report_progress_for_ever() -> str:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        set_progress(1, 1)
+    return "the limit was swallowed"
+
+
+@shared_task(soft_time_limit=1)
+def publish_for_ever(queue: str) -> str:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        add.apply_async((1, 2), queue=queue)
+    return "the limit was swallowed"
+
+
+@shared_task(bind=True)
+def look_at_its_request(self: "Task[Any, Any]") -> int:
+    return len(json.dumps(vars(self.request), default=str))

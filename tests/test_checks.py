@@ -21,6 +21,7 @@ def ids(messages: list[CheckMessage]) -> list[str]:
     return [str(message.id) for message in messages if str(message.id).startswith("taskops.")]
 
 
+@pytest.mark.django_db(databases=["default", "sqlite"])
 def test_this_project_has_nothing_to_complain_about() -> None:
     assert ids(run_checks(include_deployment_checks=True)) == []
 
@@ -37,6 +38,25 @@ def test_a_setting_that_is_no_dict_is_an_error(settings: Settings) -> None:
     settings.TASKOPS = ["JOURNAL"]
 
     assert ids(checks.check_settings()) == ["taskops.E001"]
+
+
+@pytest.mark.parametrize("taskops", [["JOURNAL"], "auto", 5, {"DATABASE": []}, {"DATABASE": {}}])
+def test_no_check_stumbles_over_a_wrong_setting(settings: Settings, taskops: Any) -> None:
+    settings.TASKOPS = taskops
+    messages = [message for check, _tags in checks._CHECKS for message in check(databases=["default"])]
+
+    assert set(ids(messages)) & {"taskops.E001", "taskops.E002"}
+
+
+async def awaited(request: Any, run: Any) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("path", ["nowhere.at_all", "nodots", "django_taskops.__version__", f"{__name__}.awaited"])
+def test_a_status_permission_that_nobody_can_call_is_an_error(settings: Settings, path: str) -> None:
+    settings.TASKOPS = {"STATUS_PERMISSION": path}
+
+    assert ids(checks.check_status_permission()) == ["taskops.E004"]
 
 
 WRONG = {

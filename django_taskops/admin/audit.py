@@ -9,11 +9,13 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from ..capture.text import storable_id
 from ..models import AuditEntry, DeadLetter
 from . import display
 from .base import ReadOnlyAdmin
 from .facts import Fact
 from .filters import ActionFilter, DecidedFilter
+from .search import ids_in
 
 
 @admin.register(AuditEntry)
@@ -28,10 +30,10 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        term = search_term.strip()
+        term = storable_id(search_term.strip())
         if not term:
             return queryset, False
-        return queryset.filter(Q(task_id__in={search_term, term}) | Q(user_name__istartswith=term)), False
+        return queryset.filter(Q(task_id__in=ids_in(search_term)) | Q(user_name__istartswith=term)), False
 
     def page(self, request: HttpRequest, row: AuditEntry) -> dict[str, Any]:
         letter = _letter(request, row)

@@ -50,7 +50,7 @@ class TaskOpsChangeList(ChangeList):
         return ["-pk"]
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
-        return super().get_queryset(request, exclude_parameters).defer(*self.model_admin.list_deferred)
+        return self.model_admin.listed(request, super().get_queryset(request, exclude_parameters))
 
 
 class ReadOnlyAdmin(_ModelAdmin):
@@ -81,6 +81,10 @@ class ReadOnlyAdmin(_ModelAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return TaskOpsChangeList
+
+    def listed(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """The rows with what the list shows of each."""
+        return rows.defer(*self.list_deferred)
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """None: the page is a template of ours, not a form."""

@@ -13,14 +13,17 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from . import payload
 from .base import ReadOnlyAdmin
-from .bulk import MAX_LETTERS, Outcome, carry_out, pinned, review
+from .bulk import MAX_LETTERS, carry_out, pinned, review
+from .report import sentences
 from .verbs import DISCARD, REQUEUE, RESTORE, VERBS, Verb, WhyForm
 
 LISTED = 20
+RUN_COLUMNS_NOT_REVIEWED = ("args", "kwargs", "result", "progress", "exception_message", "traceback")
 
 
 class DecidingAdmin(ReadOnlyAdmin):
@@ -109,7 +112,8 @@ class DecidingAdmin(ReadOnlyAdmin):
         self.message_user(request, text, messages.WARNING)
 
     def _confirm(self, verb: Verb, request: HttpRequest, chosen: Sequence[int], form: WhyForm) -> HttpResponse:
-        found = review(verb, self._letters(request, chosen), chosen)
+        with_calls = payload.may_view(request)
+        found = review(verb, self._reviewed(request, chosen), chosen, with_calls=with_calls)
         site = self.admin_site
         request.current_app = site.name
         address = reverse(f"admin:taskops_deadletter_{verb.name}", current_app=site.name)
@@ -133,24 +137,20 @@ class DecidingAdmin(ReadOnlyAdmin):
     def _letters(self, request: HttpRequest, chosen: Sequence[int]) -> QuerySet[Any]:
         return self.get_queryset(request).filter(pk__in=chosen).order_by("pk")
 
+    def _reviewed(self, request: HttpRequest, chosen: Sequence[int]) -> QuerySet[Any]:
+        """With their runs, without what may be large of these and no review shows."""
+        large = (f"run__{column}" for column in RUN_COLUMNS_NOT_REVIEWED)
+        letters = self._letters(request, chosen).select_related("run").defer(*large)
+        return payload.with_calls_of_runs(letters) if payload.may_view(request) else letters
+
     def _carry_out(self, verb: Verb, request: HttpRequest, chosen: Sequence[int], why: str) -> None:
         said = f"{verb.label}: {why}" if why else str(verb.label)
         found = self._letters(request, chosen)
         outcome = carry_out(verb, found, request.user, why, partial(self.log_change, request, message=said))
-        self._report(verb, request, outcome, len(chosen))
-
-    def _report(self, verb: Verb, request: HttpRequest, outcome: Outcome, chosen: int) -> None:
-        refused = chosen - len(outcome.done)
-        text = str(verb.done % {"count": len(outcome.done)})
-        if refused:
-            text += " " + ngettext("%(count)d was not.", "%(count)d were not.", refused) % {"count": refused}
-        self.message_user(request, text, messages.WARNING if refused else messages.SUCCESS)
-        reasons = [*outcome.refused]
-        if gone := refused - sum(count for _reason, count in reasons):
-            reasons.append((gettext("it does not exist any more"), gone))
-        for reason, count in reasons:
-            line = ngettext("%(count)d was skipped: %(reason)s", "%(count)d were skipped: %(reason)s", count)
-            self.message_user(request, line % {"count": count, "reason": reason}, messages.WARNING)
+        first, *others = sentences(verb, outcome, len(chosen))
+        self.message_user(request, first, messages.WARNING if others else messages.SUCCESS)
+        for line in others:
+            self.message_user(request, line, messages.WARNING)
 
     def _back(self, request: HttpRequest) -> HttpResponse:
         return HttpResponseRedirect(self._way_back(request))

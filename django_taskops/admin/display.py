@@ -89,14 +89,15 @@ def shortened(text: str, limit: int) -> SafeString | str:
     return format_html('<span title="{}">{}</span>', text, Truncator(text).chars(limit))
 
 
-def name_and_id(row: Any) -> SafeString:
-    """The task's name, which may be broken where it has dots, its id below."""
+def name_and_id(row: Any, call: SafeString | str = "") -> SafeString:
+    """The task's name, which may be broken where it has dots; its call, where that is given, and its id below."""
     name = row.task_name or "?"
     parts = re.split(r"(?<=[._])", Truncator(name).chars(100))
     return format_html(
-        '<span class="taskops-name" title="{}">{}</span> <span class="taskops-id">{}</span>',
+        '<span class="taskops-name" title="{}">{}</span> {}<span class="taskops-id">{}</span>',
         name,
         format_html_join("", "{}<wbr>", ((part,) for part in parts)),
+        format_html('<span class="taskops-call">{}</span> ', call) if call else "",
         shortened(row.task_id, 40),
     )
 

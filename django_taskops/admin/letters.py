@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..models import DeadLetter
 from ..states import LetterStatus
-from . import display, letter_page
+from . import display, letter_page, payload
 from .deciding import DecidingAdmin
 from .filters import DiedFilter, LetterReasonFilter, StatusFilter, TaskFilter
 from .search import search
@@ -38,12 +38,24 @@ class DeadLetterAdmin(DecidingAdmin):
     ) -> tuple[QuerySet[Any], bool]:
         return search(queryset, search_term, failed=Q()), False
 
+    def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
+        first, *others = self.list_display
+        return ("task_and_call" if payload.may_view(request) else first, *others)
+
+    def listed(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+        letters = super().listed(request, rows)
+        return payload.with_calls_of_runs(letters) if payload.may_view(request) else letters
+
     def page(self, request: HttpRequest, row: DeadLetter) -> dict[str, Any]:
         return letter_page.context(request, row, self.admin_site.name)
 
     @admin.display(description=_("task"))
     def task(self, letter: DeadLetter) -> SafeString:
         return display.name_and_id(letter)
+
+    @admin.display(description=_("task"))
+    def task_and_call(self, letter: Any) -> SafeString:
+        return display.name_and_id(letter, payload.in_short(letter))
 
     @admin.display(description=_("why it died"))
     def why_it_died(self, letter: DeadLetter) -> SafeString:

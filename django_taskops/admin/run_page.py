@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 
 from ..models import AuditEntry, DeadLetter, RunEnvelope, TaskAttempt, TaskRun
 from ..states import TaskState
-from . import display
+from . import display, payload
 from .facts import related_runs, run_facts
 
 MAX_ROWS = 50
@@ -45,20 +45,7 @@ def context(request: HttpRequest, run: TaskRun, site: str) -> dict[str, Any]:
         "audit": audit_entries(request, Q(task_id=run.task_id)),
         "not_rerunnable": _not_rerunnable(run),
         "result_page": _result_page(request, run, site),
-        **payload(request, run),
-    }
-
-
-def payload(request: HttpRequest, run: TaskRun) -> dict[str, Any]:
-    """The call and the result, for those who may see them."""
-    if not request.user.has_perm("taskops.view_payload"):
-        return {"may_view_payload": False}
-    return {
-        "may_view_payload": True,
-        "call": display.call_as_code(run.task_name, run.args, run.kwargs),
-        "arguments_unknown": run.args is None,
-        "has_result": run.state == TaskState.SUCCESS,
-        "result": display.code(run.result),
+        **payload.context(request, run),
     }
 
 

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..models import TaskRun
 from ..states import TaskState
-from . import display, run_page
+from . import display, payload, run_page
 from .base import ReadOnlyAdmin
 from .filters import FinishedFilter, GroupFilter, RunReasonFilter, StateFilter, TaskFilter, WorkflowFilter
 from .search import search
@@ -39,12 +39,24 @@ class TaskRunAdmin(ReadOnlyAdmin):
     ) -> tuple[QuerySet[Any], bool]:
         return search(queryset, search_term, failed=NOT_SUCCESS), False
 
+    def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
+        first, *others = self.list_display
+        return ("task_and_call" if payload.may_view(request) else first, *others)
+
+    def listed(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+        runs = super().listed(request, rows)
+        return payload.with_calls(runs) if payload.may_view(request) else runs
+
     def page(self, request: HttpRequest, row: TaskRun) -> dict[str, Any]:
         return run_page.context(request, row, self.admin_site.name)
 
     @admin.display(description=_("task"))
     def task(self, run: TaskRun) -> SafeString:
         return display.name_and_id(run)
+
+    @admin.display(description=_("task"))
+    def task_and_call(self, run: Any) -> SafeString:
+        return display.name_and_id(run, payload.in_short(run))
 
     @admin.display(description=_("state"))
     def state_and_reason(self, run: TaskRun) -> SafeString:

@@ -28,17 +28,23 @@ class SearchForm(ChangeListSearchForm):
 def search(queryset: QuerySet[Any], query: str, failed: Q) -> QuerySet[Any]:
     """Rows of a model with `task_id`, `task_name` and `exception_type`. Each word has to be found.
 
-    `failed` is true of every row that has an exception, in words that its index knows.
+    `failed` is true of every row that has an exception, in words that its index knows. `query` may be any text: not all
+    of it has been through the search form, the autocomplete of another admin has a form of its own.
     """
     if not query.strip():
         return queryset
-    exact = queryset.filter(task_id__in={query, query.strip()})
+    exact = queryset.filter(task_id__in=ids_in(query))
     if exact.exists():
         return exact
     names = task_names(queryset)
-    for word in query.split():
+    for word in storable_id(query).split():
         queryset = queryset.filter(_named(word, names) | (failed & Q(exception_type__icontains=word)))
     return queryset
+
+
+def ids_in(query: str) -> set[str]:
+    """The ids that `query` may mean, as the tables hold them."""
+    return {storable_id(query), storable_id(query.strip())}
 
 
 def _named(word: str, names: list[str]) -> Q:

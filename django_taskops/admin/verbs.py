@@ -32,8 +32,10 @@ class Verb:
     done: Any
     asks_why: bool
     needs_why: bool
-    carry_out: Callable[[DeadLetter, Any, str], object]
+    carry_out: Callable[[DeadLetter, Any, str], recovery.Decision]
+    sends: bool = False  # what fails unexpectedly may have been sent
     check: Callable[[DeadLetter], str] | None = None
+    remarks: Callable[[DeadLetter], list[str]] | None = None
 
     def allows(self, request: HttpRequest) -> bool:
         """True where the user may decide this, and may see what on."""
@@ -49,16 +51,20 @@ class Verb:
             }
         return self.check(letter) if self.check else ""
 
+    def notes(self, letter: DeadLetter) -> list[str]:
+        """What to know beforehand of a letter that is not refused. Reads its envelope and its run."""
+        return self.remarks(letter) if self.remarks else []
 
-def _requeue(letter: DeadLetter, by: Any, why: str) -> object:
+
+def _requeue(letter: DeadLetter, by: Any, why: str) -> recovery.Decision:
     return recovery.requeue(letter, by=by, reason=why)
 
 
-def _discard(letter: DeadLetter, by: Any, why: str) -> object:
+def _discard(letter: DeadLetter, by: Any, why: str) -> recovery.Decision:
     return recovery.discard(letter, by=by, reason=why)
 
 
-def _restore(letter: DeadLetter, by: Any, why: str) -> object:
+def _restore(letter: DeadLetter, by: Any, why: str) -> recovery.Decision:
     return recovery.restore(letter, by=by, reason=why)
 
 
@@ -70,21 +76,28 @@ def _check_message(letter: DeadLetter) -> str:
     return ""
 
 
+def _remarks(letter: DeadLetter) -> list[str]:
+    return preflight.notes(letter)
+
+
 REQUEUE = Verb(
     name="requeue",
     status=LetterStatus.OPEN,
     label=_("Requeue"),
     title=_("Requeue dead letters"),
     explanation=_(
-        "Each task is sent again under its own id, with its original arguments and everything that follows it. "
-        "What a task had done before it died is done again, unless the task takes care of that itself."
+        "Each task is sent again with its original arguments and with what was to follow it; under its own id, unless "
+        "its line below says otherwise. What a task had done before it died is done again, unless the task takes care "
+        "of that itself."
     ),
     will=ngettext_lazy("%(count)d task will be sent again.", "%(count)d tasks will be sent again.", "count"),
     done=ngettext_lazy("%(count)d dead letter was requeued.", "%(count)d dead letters were requeued.", "count"),
     asks_why=True,
     needs_why=False,
     carry_out=_requeue,
+    sends=True,
     check=_check_message,
+    remarks=_remarks,
 )
 
 DISCARD = Verb(

@@ -1,10 +1,13 @@
 """The status JSON. Denied by default: who may not see a run gets the same answer as for one that is not there."""
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from django.db.models import Prefetch
+from django.core.exceptions import PermissionDenied
+from django.db.models import Prefetch, prefetch_related_objects
 from django.http import Http404, HttpRequest, JsonResponse
 from django.utils.module_loading import import_string
 from django.views.decorators.cache import never_cache
@@ -16,17 +19,17 @@ from ..models import TaskAttempt, TaskRun
 
 MAX_IDS = 100
 
+logger = logging.getLogger("django_taskops")
+
 _HEAVY = ("args", "kwargs", "traceback")
 
 
 @require_safe
 @never_cache
 def status(request: HttpRequest, task_id: str) -> JsonResponse:
-    """The status of one run. Raises Http404 where there is none, or none for this user."""
-    found = _visible(request, [task_id])
-    if not found:
-        raise Http404("no such task")
-    return JsonResponse(_status(found[0], request))
+    """The status of one run; 404 where there is none, or none for this user."""
+    found = _statuses(request, [task_id])
+    return JsonResponse(found[0]) if found else JsonResponse({"error": "no such task"}, status=404)
 
 
 @require_safe
@@ -38,20 +41,41 @@ def statuses(request: HttpRequest) -> JsonResponse:
     ids += request.GET.getlist("id")
     if not ids or len(ids) > MAX_IDS:
         return JsonResponse({"error": f"ids: expected 1 to {MAX_IDS} task ids, got {len(ids)}"}, status=400)
-    return JsonResponse({"tasks": [_status(run, request) for run in _visible(request, ids)]})
+    return JsonResponse({"tasks": _statuses(request, ids)})
 
 
-def _visible(request: HttpRequest, ids: Iterable[str]) -> list[TaskRun]:
+def _statuses(request: HttpRequest, ids: Iterable[str]) -> list[Mapping[str, Any]]:
+    """Those of the runs that this user may see. Who may see none costs no query, whatever the ids."""
+    may_see = _judge(request)
+    if may_see is None:
+        return []
     runs = TaskRun.objects.filter(task_id__in={storable_id(task_id) for task_id in ids}).defer(*_HEAVY)
-    runs = runs.prefetch_related(Prefetch("attempts", TaskAttempt.objects.defer("traceback", "frames")))
-    return [run for run in runs.order_by("pk") if _may_see(request, run)]
+    visible = [run for run in runs.order_by("pk") if may_see(run)]
+    prefetch_related_objects(visible, Prefetch("attempts", TaskAttempt.objects.defer("traceback", "frames")))
+    return [_status(run, request) for run in visible]
 
 
-def _may_see(request: HttpRequest, run: TaskRun) -> bool:
-    """The project's `STATUS_PERMISSION`, a callable of request and run, where it is set; else `view_taskrun`."""
+def _judge(request: HttpRequest) -> Callable[[TaskRun], bool] | None:
+    """Says of a run whether this user may see it: the project's `STATUS_PERMISSION` where it is set, else
+    `view_taskrun` for all of them. None where the answer is no in any case.
+
+    The session is read in any case, so that no header tells runs that are there from those that are not.
+    """
+    permitted = _has_permission(request, "taskops.view_taskrun")
     if conf.STATUS_PERMISSION:
-        return bool(import_string(conf.STATUS_PERMISSION)(request, run))
-    return _has_permission(request, "taskops.view_taskrun")
+        return partial(_permits, import_string(conf.STATUS_PERMISSION), request)
+    return (lambda _run: True) if permitted else None
+
+
+def _permits(decides: Callable[[HttpRequest, TaskRun], object], request: HttpRequest, run: TaskRun) -> bool:
+    """Only True permits: a function that fails, or that nobody awaits, hides the run as if it were not there."""
+    try:
+        return decides(request, run) is True
+    except (PermissionDenied, Http404):
+        return False
+    except Exception:
+        logger.exception("django-taskops: STATUS_PERMISSION failed, the run is hidden")
+        return False
 
 
 def _has_permission(request: HttpRequest, permission: str) -> bool:

@@ -11,7 +11,7 @@ from ..events import Call
 from ..exceptions import EnvelopeError
 from . import headers as own
 from .envelope import Envelope, Sender
-from .redaction import display, display_args, parameter_names
+from .redaction import display, display_args, parameters_of
 from .text import storable, storable_id
 
 
@@ -25,19 +25,19 @@ def describe(
     priority: object,
 ) -> dict[str, Any]:
     """The fields of a `Call` without its envelope. `task` is None where this process does not know the task: then
-    positional arguments have no names to redact them by, and are left out (None)."""
+    nobody knows which of its arguments are sensitive, and all are left out (None)."""
     sensitive = task.taskops.sensitive if hasattr(task, "taskops") else ()
     return {
         "queue": storable(queue),
         "priority": priority if isinstance(priority, int) and -(2**15) <= priority < 2**15 else None,
-        "args": None if task is None else display_args(args, parameter_names(task.run), sensitive),
-        "kwargs": display(kwargs, sensitive),
+        "args": None if task is None else display_args(args, parameters_of(task), sensitive),
+        "kwargs": None if task is None else display(kwargs, sensitive),
         "eta": instant(headers.get("eta")),
         "expires": instant(headers.get("expires")),
         "parent_id": _id(headers.get("parent_id")),
         "root_id": _id(headers.get("root_id")),
         "group_id": _id(headers.get("group")),
-        "group_index": headers.get("group_index"),
+        "group_index": own.count(headers.get("group_index")),
         "periodic_task": storable(headers.get(own.PERIODIC_TASK) or headers.get("periodic_task_name")),
         "owner": storable(headers.get(own.OWNER)),
         "trace_id": _trace_id(headers),
@@ -80,7 +80,7 @@ def instant(value: Any) -> datetime | None:
         instant = maybe_iso8601(value)
     except (TypeError, ValueError):
         return None
-    if not isinstance(instant, datetime):
+    if not isinstance(instant, datetime) or not 1970 <= instant.year < 9000:
         return None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 

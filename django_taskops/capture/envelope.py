@@ -13,7 +13,7 @@ from ..conf import conf
 from ..exceptions import EnvelopeError
 
 VERSION = 1
-_PROPERTIES = ("priority", "delivery_mode", "correlation_id", "reply_to", "message_id", "type", "app_id")
+_PROPERTIES = ("priority", "delivery_mode", "correlation_id", "reply_to", "message_id", "type", "app_id", "user_id")
 
 
 class PayloadTooLarge(EnvelopeError):
@@ -83,27 +83,32 @@ def of_publish(
         body=dumped.encode(content_encoding) if isinstance(dumped, str) else dumped,
         content_type=content_type,
         content_encoding=content_encoding,
-        headers=dict(headers),
+        headers=_without_compression(headers),
         properties=_kept(properties),
-        compression=sender.compression,
+        compression=headers.get("compression") or sender.compression,
         **route,
     )
 
 
-def of_message(message: Message) -> Envelope:
+def of_message(message: Message, exchange: str, routing_key: str, queue: str) -> Envelope:
     """A message as a worker received it, byte for byte."""
-    delivery: Mapping[str, Any] = message.delivery_info or {}
     body: Any = message.body
     return Envelope(
         body=body.encode(message.content_encoding or "utf-8") if isinstance(body, str) else bytes(body),
         content_type=message.content_type or "",
         content_encoding=message.content_encoding or "",
-        headers={name: value for name, value in message.headers.items() if name != "compression"},
+        headers=_without_compression(message.headers),
         properties=_kept(message.properties),
-        exchange=delivery.get("exchange") or "",
-        routing_key=delivery.get("routing_key") or "",
-        queue=delivery.get("routing_key") or "",
+        exchange=exchange,
+        routing_key=routing_key,
+        queue=queue,
+        compression=message.headers.get("compression") or "",
     )
+
+
+def _without_compression(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """kombu says in a header how the body on the wire is compressed; ours is not, and is compressed anew."""
+    return {name: value for name, value in headers.items() if name != "compression"}
 
 
 def _kept(properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import traceback
 from types import TracebackType
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 from ..events import Outcome
 from .text import storable
 
@@ -32,6 +34,8 @@ def qualified(kind: type) -> str:
 def message_of(error: BaseException) -> str:
     try:
         return str(error)
+    except SoftTimeLimitExceeded:
+        raise
     except Exception as broken:  # noqa: BLE001 the user's own __str__ runs here
         return f"<{type(error).__name__} whose text can't be shown: {type(broken).__name__}>"
 
@@ -46,6 +50,8 @@ def _task_frames(tb: TracebackType | None) -> TracebackType | None:
 def _format(error: BaseException, tb: TracebackType | None) -> str:
     try:
         return "".join(traceback.TracebackException(type(error), error, tb).format())
+    except SoftTimeLimitExceeded:
+        raise
     except Exception as broken:  # noqa: BLE001 reprs of the user's own objects run here
         return f"<traceback that can't be shown: {type(broken).__name__}>"
 

@@ -27,13 +27,19 @@ def stamp(headers: MutableMapping[str, Any], running: Any) -> None:
     """Gives a message its publication: that of `running`, the request of the task that publishes, where it publishes
     itself again (a retry, or Celery's `replace`, which drops custom headers); else a new one."""
     carried = {name: headers[name] for name in (OWNER,) if name in headers}
-    if running is not None and running.id == headers["id"]:
+    if running is not None and running.id == headers["id"] and _goes_on(headers, running):
         carried |= {name: getattr(running, name) for name in CARRIED if getattr(running, name, None) is not None}
     else:
         carried[PUBLICATION] = new_publication()
     for name in (*CARRIED, DESCRIBE):
         headers.pop(name, None)
     headers.update(carried)
+
+
+def _goes_on(headers: Mapping[str, Any], running: Any) -> bool:
+    """A retry and a replacement count up; a task that publishes its own id anew, to poll say, does not."""
+    retries, nesting = (count(headers.get(name)) or 0 for name in ("retries", "replaced_task_nesting"))
+    return retries > (running.retries or 0) or nesting > (getattr(running, "replaced_task_nesting", None) or 0)
 
 
 def sent_at(headers: Mapping[str, Any]) -> float | None:
@@ -49,11 +55,12 @@ def identity(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Who a message is: the fields of an event that say so."""
     return {
         "publication": str(headers.get(PUBLICATION) or "")[:32],
-        "generation": _count(headers.get(GENERATION)),
-        "nesting": _count(headers.get("replaced_task_nesting")),
-        "retries": _count(headers.get("retries")),
+        "generation": count(headers.get(GENERATION)) or 0,
+        "nesting": min(count(headers.get("replaced_task_nesting")) or 0, 2**15 - 1),
+        "retries": count(headers.get("retries")) or 0,
     }
 
 
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and 0 <= value < 2**31 else 0
+def count(value: object) -> int | None:
+    """`value` where it is a count that a column holds, else None: a header may be anything."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None

@@ -1,13 +1,20 @@
 """From what happens to a delivery in the process that executes it, to events."""
 
 import os
+import signal
+import sys
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from celery import current_app, states
+from celery._state import get_current_task
 from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError
 
@@ -25,17 +32,22 @@ from .worker import executor
 
 REPLACED = "Replaced by new task"
 SECONDS_BETWEEN_PROGRESS = 1.0
+SECONDS_TO_STRIKE_AGAIN = 0.05
 
 
 @dataclass(slots=True)
 class Span:
-    """What this process has seen of the delivery that it executes; kept on the request itself."""
+    """What this process has seen of the delivery that it executes."""
 
     delivery: str
     returned: bool = False
     raised: BaseException | None = None
     retry_refused: bool = False
     progress_told: float = 0.0
+
+
+_spans: WeakKeyDictionary[Any, Span] = WeakKeyDictionary()
+"""By request, and not on it: a project may well serialize the attributes of a request."""
 
 
 def now() -> datetime:
@@ -54,7 +66,7 @@ def begin(task: Any) -> Span | None:
     request = task.request
     if request.called_directly or span_of(request) or not records(task.name, eager=bool(request.is_eager)):
         return None
-    request.taskops_span = span = Span(getattr(request, own.DELIVERY, None) or str(uuid.uuid4()))
+    _spans[request] = span = Span(getattr(request, own.DELIVERY, None) or str(uuid.uuid4()))
     if request.is_eager:
         tell(task, EventKind.PUBLISHED, delivery="", call=_eager_call(task))
     tell(task, EventKind.STARTED)
@@ -62,23 +74,27 @@ def begin(task: Any) -> Span | None:
 
 
 def span_of(request: Any) -> Span | None:
-    span: Span | None = getattr(request, "taskops_span", None)
-    return span
+    return None if request is None else _spans.get(request)
 
 
 def end(task: Any, state: str | None, result: Any) -> None:
     """Called when Celery is done with it. `state` is what Celery made of it, None where it was interrupted."""
-    span = span_of(task.request)
+    span = span_of(task.request) or begin(task)  # what ends before its run() has not begun yet
     if span is None:
         return
-    left = span.raised
-    if left is None and isinstance(result, BaseException) and state != states.SUCCESS:
-        left = result
-    if left is None:
-        tell(task, EventKind.SUCCEEDED, outcome=_success(result))
-    elif (verdict := _verdict(task, span, left)) is not None:
+    left = None if state == states.SUCCESS else _left_by(span, result)
+    if left is None and (span.returned or state == states.SUCCESS):
+        tell(task, EventKind.SUCCEEDED, outcome=_success(task, result))
+    elif left is not None and (verdict := _verdict(task, span, left)) is not None:
         kind, outcome = verdict
         tell(task, kind, outcome=outcome)
+
+
+def _left_by(span: Span, result: Any) -> BaseException | None:
+    """The exception that ended it: the body's own, else what Celery made of it, else the one on its way out."""
+    if span.raised is not None or isinstance(result, BaseException):
+        return span.raised or result
+    return None if span.returned else sys.exc_info()[1]
 
 
 def tell(task: Any, kind: EventKind, *, delivery: str | None = None, **facts: Any) -> None:
@@ -89,12 +105,32 @@ def tell(task: Any, kind: EventKind, *, delivery: str | None = None, **facts: An
         task_id=storable_id(request.id),
         task_name=storable(task.name),
         at=now(),
-        delivery=request.taskops_span.delivery if delivery is None else delivery,
+        delivery=_spans[request].delivery if delivery is None else delivery,
         executor=executor(task, request.hostname, pid=os.getpid()) if delivery is None else None,
         **own.identity(vars(request)),
         **facts,
     )
     journal.current().append(event)
+
+
+def limit_goes_on(receiver: Callable[..., None]) -> Callable[..., None]:
+    """For receivers of signals that a running task sends: Celery swallows what they raise, and with it the soft time
+    limit of the task, if that strikes just then. It is delivered once more."""
+
+    @wraps(receiver)
+    def patient(*args: Any, **kwargs: Any) -> None:
+        try:
+            receiver(*args, **kwargs)
+        except SoftTimeLimitExceeded:
+            span = span_of(getattr(get_current_task(), "request", None))
+            threading.Timer(SECONDS_TO_STRIKE_AGAIN, _strike_again, (span,)).start()
+
+    return patient
+
+
+def _strike_again(span: Span | None) -> None:
+    if span is not None and not span.returned and span.raised is None:
+        os.kill(os.getpid(), signal.SIGUSR1)  # billiard's signal for the soft limit
 
 
 def report_progress(task: Any, current: float, total: float | None, message: str) -> None:
@@ -165,8 +201,9 @@ def _original(error: Exception) -> BaseException:
     return error
 
 
-def _success(result: Any) -> Outcome:
-    return Outcome(result=within(display(result), conf.RESULT_MAX_BYTES))
+def _success(task: Any, result: Any) -> Outcome:
+    sensitive = task.taskops.sensitive if hasattr(task, "taskops") else ()
+    return Outcome(result=within(display(result, sensitive), conf.RESULT_MAX_BYTES))
 
 
 def _retry(retry: Retry) -> Outcome:

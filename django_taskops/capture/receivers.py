@@ -5,10 +5,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from celery import Celery, current_app, signals
+from celery import current_app, signals
 from celery._state import get_current_task
-from celery.exceptions import NotRegistered
-from kombu import serialization
+from celery.app import app_or_default
+from celery.exceptions import NotRegistered, SoftTimeLimitExceeded
 
 from .. import journal
 from ..conf import conf
@@ -16,8 +16,9 @@ from ..events import Event, EventKind, Outcome
 from . import beat, lifecycle, wrapper
 from . import headers as own
 from .call import describe, instant, sender_of, task_of, with_envelope, without_envelope
-from .envelope import of_message, of_publish
+from .envelope import of_publish
 from .frames import outcome_of
+from .message import needs_description, received_call, undelivered_call
 from .request import event_of, install
 from .shield import shielded
 from .text import storable, storable_id
@@ -31,7 +32,11 @@ class _Publish(NamedTuple):
     declare: Any
 
 
-_publishing: ContextVar[_Publish | None] = ContextVar("taskops_publishing", default=None)
+MAX_PUBLISHING = 8
+
+_publishing: ContextVar[tuple[_Publish, ...]] = ContextVar("taskops_publishing", default=())
+"""Publishes that are under way: a receiver of the project's may publish in the middle of another. One that fails is
+never taken out, so that the oldest give way."""
 
 
 def connect() -> None:
@@ -40,26 +45,29 @@ def connect() -> None:
         getattr(signals, name).connect(receiver, weak=False, dispatch_uid=f"taskops.{name}")
 
 
+@lifecycle.limit_goes_on
 @shielded
 def before_task_publish(
     headers: Any = None, body: Any = None, properties: Any = None, declare: Any = None, **_kwargs: Any
 ) -> None:
     """Stamps the message. The rest waits for its success, so that a refused publish leaves no trace of ours."""
-    _publishing.set(None)
     if not isinstance(body, tuple) or not headers or not conf.tracks(headers["task"]):
         return  # message protocol 1 has no headers
     own.stamp(headers, getattr(get_current_task(), "request", None))
     beat.stamp(headers)
-    if journal.current().deferring() or task_of(current_app, headers["task"]) is None:
-        headers[own.DESCRIBE] = True
-    _publishing.set(_Publish(headers, properties or {}, declare))
+    headers[own.DESCRIBE] = True  # taken back below, where nothing is in doubt
+    _publishing.set((*_publishing.get(), _Publish(headers, properties or {}, declare))[-MAX_PUBLISHING:])
+    if task_of(current_app, headers["task"]) is not None and not journal.current().deferring():
+        del headers[own.DESCRIBE]
 
 
+@lifecycle.limit_goes_on
 @shielded
 def after_task_publish(headers: Any = None, body: Any = None, **kwargs: Any) -> None:
-    publish = _publishing.get()
-    _publishing.set(None)
-    if publish is None or publish.headers is not headers:
+    pending = _publishing.get()
+    publish = next((publish for publish in pending if publish.headers is headers), None)
+    _publishing.set(tuple(other for other in pending if other is not publish))
+    if publish is None:
         return
     route = {name: _name(kwargs.get(name)) for name in ("exchange", "routing_key")}
     route["queue"] = publish.declare[0].name if publish.declare else route["routing_key"]
@@ -77,11 +85,16 @@ def after_task_publish(headers: Any = None, body: Any = None, **kwargs: Any) -> 
 @shielded
 def worker_init(sender: Any = None, **_kwargs: Any) -> None:
     """Before the worker builds strategies and tracers, and before it forks."""
-    app: Celery = sender.app
-    for task in list(app.tasks.values()):
-        if conf.tracks(task.name):
-            wrapper.wrap(task)
-            install(task)
+    for task in list(sender.app.tasks.values()):
+        _take_over(task)
+
+
+@shielded
+def _take_over(task: Any) -> None:
+    """Each by itself: one odd task must not cost the others their history."""
+    if conf.tracks(task.name):
+        wrapper.wrap(task)
+        install(task)
 
 
 @shielded
@@ -96,10 +109,10 @@ def task_received(request: Any = None, **_kwargs: Any) -> None:
     headers[own.DELIVERY] = str(uuid.uuid4())
     if not conf.tracks(request.task.name):
         return
-    describes = headers.get(own.PUBLICATION) is None or headers.get(own.DESCRIBE) or _other_serializer(request)
+    describes = needs_description(request)
     redelivered = bool((request.delivery_info or {}).get("redelivered"))
     if describes or redelivered or headers.get("eta") or conf.RECORD_RECEIVED:
-        call = _received_call(request) if describes or redelivered else None
+        call = received_call(request) if describes or redelivered else None
         retry_at = instant(headers.get("eta")) if headers.get("retries") else None
         outcome = Outcome(retry_at=retry_at)
         journal.current().append(event_of(request, EventKind.RECEIVED, call=call, outcome=outcome))
@@ -153,40 +166,18 @@ def _published_call(publish: _Publish, body: Any, route: dict[str, str]) -> Any:
     )
     try:
         envelope = of_publish(body, headers, publish.properties, route, sender_of(current_app, headers["task"]))
+    except SoftTimeLimitExceeded:
+        raise
     except Exception as error:  # noqa: BLE001 the serializer's own code runs here; the worker sends its word
         return without_envelope(fields, error)
     return with_envelope(fields, envelope)
 
 
-def _received_call(request: Any) -> Any:
-    """The call as the message says it. Its arguments are decoded here, in a worker, as Celery is about to do."""
-    envelope = of_message(request.message)
-    args, kwargs, _ = request.message.payload
-    fields = describe(
-        request.request_dict,
-        args,
-        kwargs,
-        task=request.task,
-        queue=envelope.queue,
-        priority=envelope.properties.get("priority"),
-    )
-    return with_envelope(fields, envelope)
-
-
-def _other_serializer(request: Any) -> bool:
-    """True where the publisher was told to use another serializer than the task's, which its signals do not say."""
-    serializer = sender_of(current_app, request.task.name).serializer
-    registered: Any = vars(serialization)["registry"]
-    return bool(registered.name_to_type.get(serializer) != request.content_type)
-
-
 def _append_message(kind: EventKind, message: Any, task_id: str, name: str, error: BaseException) -> None:
     """An ending that a worker announces of a message for which it has no task to run."""
-    envelope = of_message(message)
-    fields = describe(message.headers, (), {}, task=None, queue=envelope.queue, priority=None) | {"kwargs": None}
     outcome = outcome_of(error, dead_letter=conf.DEAD_LETTER == "all")
     headers = dict(message.headers) | {own.DELIVERY: str(uuid.uuid4())}
-    _append(kind, headers, task_id, name, outcome, call=with_envelope(fields, envelope))
+    _append(kind, headers, task_id, name, outcome, call=undelivered_call(app_or_default(), message))
 
 
 def _append(

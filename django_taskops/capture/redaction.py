@@ -2,9 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from datetime import date, datetime, time, timedelta
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import date, datetime, timedelta
+from datetime import time as clock_time
 from decimal import Decimal
 from enum import Enum
 from inspect import Parameter, signature
@@ -12,23 +15,60 @@ from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 from ..conf import conf
 from ..events import JSON
-from .text import storable
+from .text import COLUMN, storable
 
 MASK = "[redacted]"
 MAX_CHARS = 1000
 MAX_VALUES = 500
 MAX_DEPTH = 12
 MAX_INT_BITS = 1024
+MAX_REPR_ITEMS = 1000
+MAX_SECONDS = 0.05  # for the values' own code
 
-_PLAIN = (datetime, date, time, timedelta, Decimal, UUID, PurePath)
+_PLAIN = (datetime, date, clock_time, timedelta, Decimal, UUID, PurePath)
 
 
-def display_args(args: Sequence[Any], names: Sequence[str], sensitive: Iterable[str] = ()) -> list[JSON]:
-    """Positional arguments, masked by the names that the task's signature gives them; surplus ones by no name."""
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """How a task names its positional arguments. `surplus` is the name of `*args`; `trusted` is False where a
+    decorator stands in between, which may take away or add some, so that the places say nothing."""
+
+    names: Sequence[str] = ()
+    surplus: str = ""
+    trusted: bool = True
+
+    def name_of(self, place: int) -> str:
+        return self.names[place] if place < len(self.names) else self.surplus
+
+
+def parameters_of(task: Any) -> Parameters:
+    """The parameters of the task's own function; none where they can't be known."""
+    function = getattr(task, "__wrapped__", None) or type(task).run.__get__(task)
+    try:
+        outer, inner = signature(function, follow_wrapped=False), signature(function)
+    except (TypeError, ValueError):
+        return Parameters()
+    parameters = inner.parameters.values()
+    surplus = [p.name for p in parameters if p.kind is Parameter.VAR_POSITIONAL]
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return Parameters(
+        names=[p.name for p in parameters if p.kind in positional],
+        surplus=surplus[0] if surplus else "",
+        trusted=outer == inner,
+    )
+
+
+def display_args(args: Sequence[Any], parameters: Parameters, sensitive: Iterable[str] = ()) -> list[JSON]:
+    """Positional arguments, masked by the names that the task's signature gives them; all of them, where the names
+    can't be trusted and one of them is secret."""
     view = _View(sensitive)
-    return [view.of(value, names[place] if place < len(names) else "") for place, value in enumerate(args)]
+    if not parameters.trusted and any(map(view.is_secret, (*parameters.names, parameters.surplus))):
+        return [MASK for _ in args]
+    return [view.of(value, parameters.name_of(place)) for place, value in enumerate(args)]
 
 
 def display(value: Any, sensitive: Iterable[str] = ()) -> JSON:
@@ -45,37 +85,39 @@ def within(value: JSON, limit: int) -> JSON:
     return encoded[: max(limit - len("…".encode()), 0)].decode(errors="ignore") + "…"
 
 
-def parameter_names(run: Any) -> list[str]:
-    """The names of a task's positional parameters, [] where they can't be known."""
-    try:
-        parameters = signature(run).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    return [p.name for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+def _flat(name: str) -> str:
+    """`cardNumber`, `card-number` and `CARD_NUMBER` are one name."""
+    return re.sub(r"[-_ ]", "", name).lower()
 
 
 class _View:
     """One value being rendered, with what is left of its budget."""
 
     def __init__(self, sensitive: Iterable[str]) -> None:
-        self._patterns = [pattern.lower() for pattern in conf.REDACT]
-        self._sensitive = frozenset(sensitive)
+        self._patterns = [_flat(pattern) for pattern in conf.REDACT]
+        self._sensitive = frozenset(map(_flat, sensitive))
         self._left = MAX_VALUES
+        self._until = time.monotonic() + MAX_SECONDS
 
     def of(self, value: Any, name: str = "", depth: int = 0) -> JSON:
-        if name and self._is_secret(name):
+        if name and self.is_secret(name):
             return MASK
         self._left -= 1
         if self._left < 0:
             return "…"
         try:
             return self._render(value, depth)
+        except SoftTimeLimitExceeded:
+            raise
         except Exception as error:  # noqa: BLE001 the value's own code runs here
             return f"<{type(value).__name__}: {type(error).__name__} while it was rendered>"
 
-    def _is_secret(self, name: str) -> bool:
-        flat = name.lower().replace("-", "_").replace(" ", "_")
-        return name in self._sensitive or any(pattern in flat for pattern in self._patterns)
+    def is_secret(self, name: str) -> bool:
+        flat = _flat(name[:COLUMN])
+        return flat in self._sensitive or self._speaks_of_secrets(flat)
+
+    def _speaks_of_secrets(self, flat: str) -> bool:
+        return any(pattern in flat for pattern in self._patterns)
 
     def _render(self, value: Any, depth: int) -> JSON:
         if value is None or isinstance(value, bool):
@@ -83,14 +125,14 @@ class _View:
         if isinstance(value, (int, float)) and not isinstance(value, Enum):
             return _number(value)
         if isinstance(value, str) and not isinstance(value, Enum):
-            return _cut(value)
+            return self._text(value)
         if isinstance(value, (bytes, bytearray, memoryview)):
             return f"<{len(value)} bytes>"
         if depth >= MAX_DEPTH:
             return "…"
-        return self._render_compound(value, depth)
+        return self._compound(value, depth)
 
-    def _render_compound(self, value: Any, depth: int) -> JSON:
+    def _compound(self, value: Any, depth: int) -> JSON:
         if is_dataclass(value) and not isinstance(value, type):
             value = {field.name: getattr(value, field.name, None) for field in fields(value)}
         elif isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -108,23 +150,41 @@ class _View:
                 shown["…"] = f"{len(value) - count} more"
                 break
             name = key if isinstance(key, str) else str(key)
-            shown[storable(name)] = self.of(item, name, depth + 1)
+            shown[storable(name[: COLUMN + 1])] = self.of(item, name, depth + 1)
         return shown
 
     def _items(self, value: Any, depth: int) -> JSON:
         shown: list[JSON] = []
+        name = ""  # of a pair such as ("Authorization", "Bearer …")
         for item in value:
             if self._left <= 0:
                 shown.append(f"… {len(value) - len(shown)} more")
                 break
-            shown.append(self.of(item, "", depth + 1))
+            shown.append(self.of(item, name, depth + 1))
+            name = item if len(value) == 2 and isinstance(item, str) else ""
         return shown
 
+    def _text(self, text: str) -> str:
+        """JSON in a text is looked into: what can't be, and speaks of a secret, is masked."""
+        if text[:1] not in ("{", "[") or not self._speaks_of_secrets(_flat(text)):
+            return _cut(text)
+        try:
+            return _cut(json.dumps(self.of(json.loads(text)), ensure_ascii=False))
+        except ValueError:
+            return MASK
+
     def _repr(self, value: Any) -> str:
-        """A repr is opaque: where it speaks of a secret, all of it is masked."""
+        """A repr is opaque: where it speaks of a secret, all of it is masked. It may take any time: large containers,
+        and all that comes when the time is used up, are only named."""
+        name = type(value).__name__
+        if isinstance(value, Sized) and len(value) > MAX_REPR_ITEMS:
+            return f"<{name} of {len(value)}>"
+        if time.monotonic() > self._until:
+            return f"<{name}>"
         text = repr(value)
-        if any(pattern in text.lower() for pattern in self._patterns) or any(n in text for n in self._sensitive):
-            return f"<{type(value).__name__}: {MASK}>"
+        flat = _flat(text[: 100 * MAX_CHARS])
+        if self._speaks_of_secrets(flat) or any(name in flat for name in self._sensitive):
+            return f"<{name}: {MASK}>"
         return text
 
 

@@ -1,8 +1,11 @@
 """What happens to a delivery in the worker's main process, seen where it happens: in its Request."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from celery import _state
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
 
@@ -13,6 +16,7 @@ from ..states import DeadLetterReason
 from . import headers as own
 from .frames import outcome_of
 from .lifecycle import now, routing
+from .message import needs_description, received_call
 from .shield import shielded
 from .text import storable, storable_id
 from .worker import executor
@@ -33,7 +37,8 @@ class TaskOpsRequest:
     """A mixin over `celery.worker.request.Request`. Each hook records in spite of whatever Celery's own part raises,
     since that begins with the result backend, which may be down."""
 
-    taskops_requeued = False
+    taskops_requeued = False  # the message goes back to the broker, or another attempt is on its way
+    taskops_succeeded = False
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         try:
@@ -42,12 +47,30 @@ class TaskOpsRequest:
             if not soft and not self.taskops_requeued:
                 _tell_error(self, EventKind.TIMED_OUT, TimeLimitExceeded(timeout))
 
-    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().on_failure(exc_info, send_failed_event, return_ok)  # type: ignore[misc]
+            return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
         finally:
-            if not return_ok and not self.taskops_requeued:
+            told_by_child = args[1] if len(args) > 1 else kwargs.get("return_ok", False)
+            if not (told_by_child or self.taskops_requeued or self.taskops_succeeded):
                 _tell_failure(self, exc_info)
+
+    def _retry_worker_lost(self, exc: Any, exc_info: Any) -> Any:
+        """Celery 5.7: publishes the next attempt from the main process, where nobody knows what it belongs to."""
+        with _running(self):
+            sent = super()._retry_worker_lost(exc, exc_info)  # type: ignore[misc]
+        if sent:
+            self.taskops_requeued = True
+            _tell_error(self, EventKind.RETRIED, exc)
+        return sent
+
+    def _success_was_stored(self) -> Any:
+        """Celery 5.7: asked of a child that died after its task had succeeded."""
+        stored = super()._success_was_stored()  # type: ignore[misc]
+        if stored:
+            self.taskops_succeeded = True
+            _tell(self, EventKind.SUCCEEDED, Outcome())
+        return stored
 
     def reject(self, requeue: bool = False) -> Any:
         if requeue and not self.acknowledged:  # type: ignore[attr-defined]
@@ -67,6 +90,20 @@ class TaskOpsRequest:
         finally:
             if not put_back:
                 _tell(self, EventKind.CANCELLED, Outcome())
+
+
+@contextmanager
+def _running(request: Any) -> Iterator[None]:
+    """As if the request's task ran here: what it publishes under its own id is its own next attempt."""
+    task = request.task
+    running: Any = vars(_state)["_task_stack"]
+    task.request_stack.push(request._context)  # noqa: SLF001
+    running.push(task)
+    try:
+        yield
+    finally:
+        running.pop()
+        task.request_stack.pop()
 
 
 @shielded
@@ -90,14 +127,17 @@ def _tell_error(request: Any, kind: EventKind, error: BaseException) -> None:
 
 @shielded
 def _tell_revoked(request: Any, expired: bool) -> None:
+    """A message that is discarded on arrival is seen here first."""
+    unseen = own.DELIVERY not in request.request_dict
+    call = received_call(request) if unseen and needs_description(request) else None
     reason = DeadLetterReason.EXPIRED if expired else ""
-    _tell(request, EventKind.REVOKED, Outcome(reason=reason, **routing(request.task)))
+    _tell(request, EventKind.REVOKED, Outcome(reason=reason, **routing(request.task)), call=call)
 
 
 @shielded
-def _tell(request: Any, kind: EventKind, outcome: Outcome) -> None:
+def _tell(request: Any, kind: EventKind, outcome: Outcome, **facts: Any) -> None:
     if conf.tracks(request.task.name):
-        journal.current().append(event_of(request, kind, outcome=outcome))
+        journal.current().append(event_of(request, kind, outcome=outcome, **facts))
 
 
 def event_of(request: Any, kind: EventKind, **facts: Any) -> Event:

@@ -1,15 +1,17 @@
 """The guard in front of `Task.retry`: refuses a retry that the budget, the deadline or the arguments rule out."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import partial
-from inspect import signature
 from typing import Any
 
 from celery.exceptions import MaxRetriesExceededError, Reject, Retry
 
 from . import headers as own
 from .lifecycle import span_of
+
+_PARAMETERS = ("args", "kwargs", "exc", "throw", "eta", "countdown", "max_retries")
 
 
 def guarded_retry(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -23,53 +25,82 @@ def guard(task: Any) -> None:
         task.retry = partial(_retry, task, task.retry)
 
 
-def _retry(
-    task: Any,
-    original: Callable[..., Any],
-    args: Any = None,
-    kwargs: Any = None,
-    exc: Any = None,
-    throw: bool = True,
-    eta: Any = None,
-    countdown: float | None = None,
-    max_retries: int | None = None,
-    **options: Any,
-) -> Any:
-    request = task.request
-    if request.called_directly:
-        return original(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
-    if isinstance(exc, TypeError) and not _binds(task.run, request.args, request.kwargs):
-        raise exc
-    granted = getattr(request, own.ATTEMPTS, None)
-    if granted is not None:
-        max_retries = granted - 1
-    if _too_late(task, countdown or 0):
-        _note_refusal(request)
-        raise exc or MaxRetriesExceededError(f"retry_for of {task.name}[{request.id}] has passed")
+def _retry(task: Any, original: Callable[..., Any], *positional: Any, **named: Any) -> Any:
+    """Calls `original` as it was called: the project may have given it other parameters."""
+    if task.request.called_directly:
+        return original(*positional, **named)
+    given = dict(zip(_PARAMETERS, positional, strict=False)) | named
+    _refuse(task, given)
+    before = vars(task).get("override_max_retries")
     try:
-        return original(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        return original(*positional, **named | _granted(task, given))
     except (Retry, Reject):
         raise
     except Exception:
-        _note_refusal(request)
+        _note_refusal(task)
         raise
+    finally:
+        _forget_grant(task, before)
 
 
-def _binds(run: Callable[..., Any], args: Any, kwargs: Any) -> bool:
+def _refuse(task: Any, given: Mapping[str, Any]) -> None:
+    """Raises what Celery raises for a retry that is refused, where we refuse one."""
+    error = given.get("exc")
+    if isinstance(error, TypeError) and not _binds(task):
+        raise error
+    starts = getattr(task.request, own.ATTEMPTS, None)
+    if (starts is not None and task.request.retries + 1 >= starts) or _too_late(task, given):
+        _note_refusal(task)
+        if isinstance(error, BaseException):
+            raise error
+        raise MaxRetriesExceededError(f"no retry is left for {task.name}[{task.request.id}]")
+
+
+def _granted(task: Any, given: Mapping[str, Any]) -> dict[str, int]:
+    """More retries than the task's own policy, where a requeue grants them."""
+    starts = getattr(task.request, own.ATTEMPTS, None)
+    limit = given.get("max_retries") if given.get("max_retries") is not None else task.max_retries
+    return {} if starts is None or limit is None or starts - 1 <= limit else {"max_retries": starts - 1}
+
+
+def _forget_grant(task: Any, before: int | None) -> None:
+    """Celery keeps `max_retries` on the task, for all its later runs in this process."""
+    if getattr(task.request, own.ATTEMPTS, None) is None:
+        return
+    if before is None:
+        vars(task).pop("override_max_retries", None)
+    else:
+        task.override_max_retries = before
+
+
+def _binds(task: Any) -> bool:
+    """Celery's own check of arguments, which knows decorators that change them. True where it does not check."""
+    header = getattr(task, "__header__", None)
+    if header is None or not task.typing:
+        return True
     try:
-        signature(run).bind(*(args or ()), **(kwargs or {}))
+        header(*(task.request.args or ()), **(task.request.kwargs or {}))
     except TypeError:
         return False
     return True
 
 
-def _too_late(task: Any, countdown: float) -> bool:
+def _too_late(task: Any, given: Mapping[str, Any]) -> bool:
     """True where a retry would start after `retry_for`, counted from the publish or the last requeue."""
     retry_for = task.taskops.retry_for if hasattr(task, "taskops") else None
     sent = own.sent_at(vars(task.request))
-    return retry_for is not None and sent is not None and time.time() + countdown > sent + retry_for
+    return retry_for is not None and sent is not None and time.time() + _wait(task, given) > sent + retry_for
 
 
-def _note_refusal(request: Any) -> None:
-    if span := span_of(request):
+def _wait(task: Any, given: Mapping[str, Any]) -> float:
+    """Seconds until the retry, as `Task.retry` understands its parameters."""
+    eta = given.get("eta")
+    if isinstance(eta, datetime):
+        return ((eta if eta.tzinfo else eta.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+    countdown = given.get("countdown")
+    return float(task.default_retry_delay if countdown is None else countdown)
+
+
+def _note_refusal(task: Any) -> None:
+    if span := span_of(task.request):
         span.retry_refused = True

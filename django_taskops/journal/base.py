@@ -17,7 +17,7 @@ class Journal(Protocol):
     """Where capture puts events and projection takes them from. Safe to use from any thread and process."""
 
     def append(self, event: Event) -> None:
-        """Keeps `event`, with its position filled in. May raise: the caller protects the user's task."""
+        """Keeps `event`. May raise: the caller protects the user's task."""
 
     def deferring(self) -> bool:
         """True where an event appended now could still be undone by the caller's own rollback."""

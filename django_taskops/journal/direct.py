@@ -4,15 +4,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Protocol
 
-from ..events import Event
+from ..events import Event, EventKind
 from .base import Entry
 from .postponed import Postponed
 
 SECONDS_AT_EXIT = 2.0
+SHORTEST_PAUSE_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 60.0
+SECONDS_BETWEEN_LOGS = 60.0
 
 logger = logging.getLogger("django_taskops")
 
@@ -24,29 +25,36 @@ class Writer(Protocol):
     def apply_afresh(self, events: Sequence[Event]) -> None: ...
     def on_commit(self, function: Callable[[], None]) -> None: ...
     def in_transaction(self) -> bool: ...
+    def can_wait_for_commit(self, *, publish: bool) -> bool: ...
     def release(self) -> None: ...
     def claim(self, key: str, holder: str) -> str: ...
 
 
 class DirectJournal:
-    """Inside an open transaction an event waits for the commit, and is gone after a rollback: `deferring()` says so,
-    and what the worker sees then carries the whole call. In an event loop a thread writes. Where the database is
-    busy or away, a thread of this process tries again for a minute, while the task goes on.
+    """A publish inside an open transaction waits for the commit, and is gone after a rollback: `deferring()` says so,
+    and what the worker sees then carries the whole call. What a worker does is a fact whatever becomes of the task's
+    transaction: inside one, in an event loop, and where the database is busy or away, a thread of this process
+    writes, while the task goes on. It tries for a minute.
+
+    Exceptions of `passing` are the task's own, and go through.
     """
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, passing: tuple[type[Exception], ...] = ()) -> None:
         self._writer = writer
+        self._passing = passing
+        self._paused_until = 0.0
+        self._logged = -SECONDS_BETWEEN_LOGS
         self.postponed = Postponed(self._apply_in_thread)
 
     def append(self, event: Event) -> None:
-        event = replace(event, position=time.time_ns() // 1000)
         if _in_event_loop():
-            with ThreadPoolExecutor(max_workers=1, thread_name_prefix="taskops-direct") as thread:
-                thread.submit(self._apply_in_thread, event).result()
-        elif self._writer.in_transaction():
+            self.postponed.put(event)
+        elif not self._writer.in_transaction():
+            self._apply(event)
+        elif self._writer.can_wait_for_commit(publish=event.kind is EventKind.PUBLISHED):
             self._writer.on_commit(lambda: self._apply(event))
         else:
-            self._apply(event)
+            self.postponed.put(event)
 
     def deferring(self) -> bool:
         return not _in_event_loop() and self._writer.in_transaction()
@@ -65,11 +73,26 @@ class DirectJournal:
         return self._writer.claim(key, holder)
 
     def _apply(self, event: Event) -> None:
+        """Pauses after a failure, ten times as long as that took: no task waits twice for the same outage."""
+        started = time.monotonic()
+        if started < self._paused_until:
+            self.postponed.put(event)
+            return
         try:
             self._writer.apply_impatiently([event])
-        except Exception as error:  # noqa: BLE001 whatever the database raises
-            logger.warning("django-taskops: %s of %s is postponed: %r", event.kind, event.task_id, error)
+        except Exception as error:
             self.postponed.put(event)
+            spent = time.monotonic() - started
+            pause = min(max(SHORTEST_PAUSE_SECONDS, 10 * spent), LONGEST_PAUSE_SECONDS)
+            self._paused_until = time.monotonic() + pause
+            if isinstance(error, self._passing):
+                raise
+            self._log(event, error)
+
+    def _log(self, event: Event, error: Exception) -> None:
+        if time.monotonic() - self._logged >= SECONDS_BETWEEN_LOGS:
+            self._logged = time.monotonic()
+            logger.warning("django-taskops: %s of %s is postponed: %r", event.kind, event.task_id, error)
 
     def _apply_in_thread(self, event: Event) -> None:
         try:

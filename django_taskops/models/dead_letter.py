@@ -41,6 +41,7 @@ class DeadLetter(models.Model):
     objects: ClassVar[TaskOpsManager] = TaskOpsManager()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("dead letter")
         verbose_name_plural = _("dead letters")
         permissions = (

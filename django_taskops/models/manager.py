@@ -8,7 +8,10 @@ from ..conf import conf
 
 
 class TaskOpsManager(models.Manager[Any]):
-    """A manager bound to the database of the setting, read at each query. `using()` and `db_manager()` still win."""
+    """A manager bound to the database of the setting, read at each query. `using()` and `db_manager()` still win.
+
+    Each model has it as its base manager too, so that related objects come from there as well.
+    """
 
     use_in_migrations = False
 

@@ -65,9 +65,10 @@ class TaskRun(Delivery):
     owner = models.CharField(_("owner"), max_length=255, blank=True)
     trace_id = models.CharField(_("trace"), max_length=64, blank=True)
     requeued_from = models.CharField(_("requeued from"), max_length=255, blank=True)
-    described = models.CharField(max_length=64, blank=True, editable=False)
+    described = models.CharField(max_length=100, blank=True, editable=False)
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("task run")
         verbose_name_plural = _("task runs")
         permissions = (("view_payload", "Can view arguments and results of task runs"),)
@@ -118,6 +119,7 @@ class TaskAttempt(Delivery):
     frames = models.JSONField(default=list, blank=True)
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("task attempt")
         verbose_name_plural = _("task attempts")
         ordering = ("publication", "generation", "nesting", "number", "seen")
@@ -139,6 +141,9 @@ class RunEnvelope(models.Model):
     error = models.CharField(max_length=255, blank=True)
 
     objects: ClassVar[TaskOpsManager] = TaskOpsManager()
+
+    class Meta:
+        base_manager_name = "objects"
 
     def __str__(self) -> str:
         return f"{self.run_id} {self.error}".strip()

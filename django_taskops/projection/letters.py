@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Mapping
 from django.utils import timezone
 
 from ..models import DeadLetter, OutboxEntry, OutboxKind, RunEnvelope, TaskRun
-from ..states import DeadLetterReason, LetterStatus, TaskState
-from .merge import Letter, Merged
+from ..states import FINISHED, SETTLED, DeadLetterReason, LetterStatus
+from .merge import Letter, Merged, statuses
+from .rows import attempt_of, run_of, stored
 from .verdict import Delivery, Epoch
 
 DESCRIPTION_MAX_CHARS = 1000
@@ -23,12 +24,19 @@ def of_runs(runs: Iterable[TaskRun]) -> Letters:
     return found
 
 
+def current_status(letter: DeadLetter, run: TaskRun) -> LetterStatus:
+    """What `letter` has come to by now, if nobody had decided on it. Under the lock of its run."""
+    attempts = {row.delivery: attempt_of(row) for row in run.attempts.filter(state__in=SETTLED)}
+    others = [as_merged(row) for row in run.dead_letters.defer("envelope") if row.pk != letter.pk]
+    return statuses(run_of(run), attempts, [*others, as_merged(letter)])[letter.publication, letter.generation]
+
+
 def as_merged(letter: DeadLetter) -> Letter:
     return Letter(
         publication=letter.publication,
         generation=letter.generation,
         status=LetterStatus(letter.status),
-        sent_generation=letter.sent_generation,
+        sent_generation=letter.sent_generation if letter.status == LetterStatus.REQUEUED else None,
         elsewhere=bool(letter.requeued_as),
     )
 
@@ -54,7 +62,12 @@ def write(runs: Iterable[TaskRun], merged: Mapping[int, Merged], stored: Letters
 
 def _new(run: TaskRun, epoch: Epoch) -> DeadLetter:
     return DeadLetter(
-        run=run, task_id=run.task_id, task_name=run.task_name, publication=epoch[0], generation=epoch[1], status=""
+        run_id=run.pk,  # the object would ask the project's routers
+        task_id=run.task_id,
+        task_name=run.task_name,
+        publication=epoch[0],
+        generation=epoch[1],
+        status="",
     )
 
 
@@ -66,7 +79,7 @@ def _update(letter: DeadLetter, status: LetterStatus, result: Merged, described:
         letter.reason = died.reason
         letter.exception_type = died.exception_type
         letter.description = _description(died)
-        letter.died_at = died.finished_at or timezone.now()
+        letter.died_at = stored(died.finished_at) or timezone.now()
     changed = bool(died) or letter.status != status or (letter.run_id in described and epoch == result.run.shown.epoch)
     letter.status = status
     return changed
@@ -138,7 +151,8 @@ def _link(changed: list[DeadLetter], merged: Mapping[int, Merged]) -> None:
     origins = {letter.requeued_as: letter for letter in DeadLetter.objects.filter(requeued_as__in=moved)}
     for letter in new:
         before = [row for row in earlier[letter.run_id, letter.publication] if row.generation < letter.generation]
-        letter.previous = before[-1] if before else origins.get(letter.task_id)
+        origin = before[-1] if before else origins.get(letter.task_id)
+        letter.previous_id = origin.pk if origin else None
 
 
 def _is_new(letter: DeadLetter) -> bool:
@@ -146,13 +160,17 @@ def _is_new(letter: DeadLetter) -> bool:
 
 
 def _settle_origins(results: Iterable[Merged]) -> list[OutboxEntry]:
-    """A letter that was requeued under a new id becomes what the new run has become."""
-    succeeded = {r.run.task_id for r in results if r.run.shown.state == TaskState.SUCCESS}
-    died = {r.run.task_id for r in results if r.run.shown.dead}
-    if not succeeded | died:
+    """A letter that was requeued under a new id becomes what the new run has become; it is open again where that was
+    revoked."""
+    ended = [result.run for result in results if result.run.shown.state in FINISHED]
+    if not ended:
         return []
+    settled = {run.task_id for run in ended if run.shown.state in SETTLED}
+    died = {run.task_id for run in ended if run.shown.dead}
     waiting = DeadLetter.objects.filter(status=LetterStatus.REQUEUED)
-    healed = list(waiting.filter(requeued_as__in=succeeded).defer("envelope"))
+    healed = list(waiting.filter(requeued_as__in=settled).defer("envelope"))
     waiting.filter(pk__in=[letter.pk for letter in healed]).update(status=LetterStatus.RESOLVED)
     waiting.filter(requeued_as__in=died).update(status=LetterStatus.SUPERSEDED)
+    revoked = {run.task_id for run in ended} - settled - died
+    waiting.filter(requeued_as__in=revoked).update(status=LetterStatus.OPEN, requeued_as="")
     return [_notice(OutboxKind.RESOLVED, letter) for letter in healed]

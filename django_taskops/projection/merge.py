@@ -22,6 +22,7 @@ class Run:
     enqueued_at: datetime | None = None
     described: str = ""
     call: Call = field(default_factory=Call)
+    newly_described: bool = False  # by these events: `call` brings the envelope to keep
 
     @property
     def holds_envelope(self) -> bool:
@@ -60,7 +61,7 @@ class Merged:
 
 
 def merge(run: Run, attempts: Mapping[str, Delivery], letters: Sequence[Letter], events: Sequence[Event]) -> Merged:
-    """`attempts` are those that `events` mention and those that succeeded; `letters` all of the run's."""
+    """`attempts` are those that `events` mention and those that are settled; `letters` all of the run's."""
     known = _known(run, attempts, events)
     newest = max(run.shown.epoch, *((event.publication, event.generation) for event in events))
     shown = _choose(known.values(), newest)
@@ -82,7 +83,7 @@ def _known(run: Run, attempts: Mapping[str, Delivery], events: Sequence[Event]) 
         known[run.shown.delivery] = replace(run.shown, frames=stored.frames if stored else ())
     for event in events:
         if event.delivery:
-            known[event.delivery] = observe(known.get(event.delivery) or begin(event), event)
+            known[event.delivery] = observe(known.get(event.delivery) or begin(event, known.values()), event)
     return known
 
 
@@ -99,21 +100,33 @@ def _order(delivery: Delivery) -> tuple[int, int, int, str]:
 
 
 def _describe(run: Run, events: Sequence[Event]) -> Run:
-    """The newest description of the call wins; within one send, what stood on the wire outweighs its publisher."""
+    """The newest send describes the call."""
     for event in events:
         if not run.task_name:
             run = replace(run, task_name=event.task_name)
         if event.kind is EventKind.PUBLISHED and event.retries == 0:
             latest = event.at if run.enqueued_at is None else max(run.enqueued_at, event.at)
             run = replace(run, enqueued_at=latest)
-        if event.call and _description_key(event) > run.described:
-            run = replace(run, call=event.call, described=_description_key(event), task_name=event.task_name)
+        if event.call:
+            run = _described_by(run, event, event.call)
     return run
 
 
-def _description_key(event: Event) -> str:
-    wire = event.kind is not EventKind.PUBLISHED
-    return f"{event.publication}/{event.generation:06}/{event.nesting:03}/{event.retries:06}/{wire:d}"
+def _described_by(run: Run, event: Event, call: Call) -> Run:
+    """Of one send, the message on the wire is right about everything but the arguments for display: only their
+    publisher had the objects, and their names."""
+    send = f"{event.publication}/{event.generation:06}/{event.nesting:05}/{event.retries:06}/"
+    teller = "publisher" if event.kind is EventKind.PUBLISHED else "wire"
+    held, _, tellers = run.described.rpartition("/")
+    if send > f"{held}/" or not run.described:
+        return replace(run, call=call, described=send + teller, task_name=event.task_name, newly_described=True)
+    if send != f"{held}/" or teller in tellers:
+        return run
+    wire, publisher = (call, run.call) if teller == "wire" else (run.call, call)
+    if publisher.args is not None:
+        wire = replace(wire, args=publisher.args, kwargs=publisher.kwargs)
+    newly = run.newly_described or teller == "wire"
+    return replace(run, call=wire, described=f"{send}publisher+wire", newly_described=newly)
 
 
 def _attempts(
@@ -147,15 +160,18 @@ def _deaths(known: Mapping[str, Delivery], shown: Delivery, events: Sequence[Eve
     return deaths
 
 
+def statuses(run: Run, attempts: Mapping[str, Delivery], letters: Sequence[Letter]) -> dict[Epoch, LetterStatus]:
+    """What the letters have come to by what is known now."""
+    return _statuses(_known(run, attempts, ()), run.shown, letters, ())
+
+
 def _statuses(
     known: Mapping[str, Delivery], shown: Delivery, letters: Sequence[Letter], deaths: Iterable[Epoch]
 ) -> dict[Epoch, LetterStatus]:
     """The status of each letter of the run, those of `deaths` included, given everything known of it."""
     by_epoch: dict[Epoch, Letter | None] = dict.fromkeys(deaths)
     by_epoch.update((letter.epoch, letter) for letter in letters)
-    settled = {delivery.epoch for delivery in known.values() if delivery.state == TaskState.SUCCESS}
-    if shown.state == TaskState.IGNORED:
-        settled.add(shown.epoch)
+    settled = _settled(known.values())
     return {epoch: _status(epoch, letter, shown, settled, by_epoch) for epoch, letter in by_epoch.items()}
 
 
@@ -168,13 +184,22 @@ def _status(
         return LetterStatus.RESOLVED
     if any(_follows(other, epoch) for other in set(lettered) - {epoch}):
         return LetterStatus.SUPERSEDED
-    if _follows(shown.epoch, epoch) and shown.state not in FINISHED:
+    if shown.epoch != epoch and _follows(shown.epoch, epoch) and shown.state not in FINISHED:
         return LetterStatus.REQUEUED
     if letter and shown.publication > epoch[0]:
         return letter.status  # the id means another publish by now, which says nothing of this one
     if letter and letter.sent_generation is not None and (epoch[0], letter.sent_generation) > shown.epoch:
         return LetterStatus.REQUEUED  # sent, or about to be, and nothing has been heard of it
     return LetterStatus.OPEN
+
+
+def _settled(known: Iterable[Delivery]) -> set[Epoch]:
+    """Epochs with a success, or whose newest delivery ended as the task wanted."""
+    newest: dict[Epoch, Delivery] = {}
+    for delivery in sorted(known, key=_order):
+        newest[delivery.epoch] = delivery
+    ignored = {epoch for epoch, delivery in newest.items() if delivery.state == TaskState.IGNORED}
+    return ignored | {delivery.epoch for delivery in known if delivery.state == TaskState.SUCCESS}
 
 
 def _needs_nobody(shown: Delivery) -> bool:

@@ -3,7 +3,7 @@
 Pure. The rank of a kind of observation is its place in `EventKind`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -92,15 +92,15 @@ class Delivery:
         return PRECEDENCE[self.verdict] > PRECEDENCE[EventKind.STARTED] and self.state != TaskState.SUCCESS
 
 
-def begin(event: Event) -> Delivery:
-    """A delivery that `event` is the first word of. Nothing is observed yet."""
+def begin(event: Event, known: Iterable[Delivery]) -> Delivery:
+    """A delivery that `event` is the first word of, seen after all `known` ones where the journal does not say."""
     return Delivery(
         delivery=event.delivery,
         publication=event.publication,
         generation=event.generation,
         nesting=event.nesting,
         retries=event.retries,
-        seen=event.position,
+        seen=event.position or 1 + max((delivery.seen for delivery in known), default=0),
     )
 
 

@@ -10,22 +10,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from django.db import InterfaceError, OperationalError, connections, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Q
 
 from ..conf import conf
 from ..events import Event
 from ..models import OutboxEntry, OutboxKind, OutboxStatus, RunEnvelope, TaskAttempt, TaskRun
-from ..states import TaskState
+from ..states import SETTLED
 from . import letters, rows
 from .merge import Merged, merge
 
-SQLITE_WAIT_SECONDS = 0.2
-SQLITE_DEFAULT_TIMEOUT_SECONDS = 5.0
+LOCK_WAIT_MILLISECONDS = 200
 
 
-def apply(events: Sequence[Event]) -> None:
+def apply(events: Sequence[Event], *, impatient: bool = False) -> None:
     """Merges `events` into the tables. Idempotent. Raises what the database raises; then nothing was written.
+    `impatient` waits for a lock no longer than 0.2 s.
 
     Opens a transaction of its own, or a savepoint inside an open one, so that an error never poisons the caller's.
     """
@@ -34,7 +33,9 @@ def apply(events: Sequence[Event]) -> None:
         by_task[event.task_id].append(event)
     if not by_task:
         return
-    with transaction.atomic(using=conf.DATABASE):
+    with _lock_wait(impatient=impatient), transaction.atomic(using=conf.DATABASE):
+        if impatient:
+            _limit_lock_wait()
         runs = _locked_runs(by_task)
         stored = _attempts(runs, events)
         lettered = letters.of_runs(runs.values())
@@ -49,29 +50,28 @@ def apply(events: Sequence[Event]) -> None:
         }
         _write_runs(runs.values(), merged)
         _write_attempts(merged)
-        described = {pk for pk, result in merged.items() if _describes(by_task[result.run.task_id], result)}
+        described = {pk for pk, result in merged.items() if result.run.newly_described}
         letters.write(runs.values(), merged, lettered, described)
         _write_envelopes(merged, described)
 
 
-def apply_afresh(events: Sequence[Event]) -> None:
+def apply_afresh(events: Sequence[Event], *, impatient: bool = False) -> None:
     """`apply`, with one more try on a new connection where the old one has died. Outside transactions only."""
     connection = connections[conf.DATABASE]
     before = connection.connection
     try:
-        apply(events)
+        apply(events, impatient=impatient)
     except (OperationalError, InterfaceError):
         replaced = connection.connection is not before  # `atomic` itself reconnects when its rollback fails
         if connection.in_atomic_block or before is None or (connection.is_usable() and not replaced):
             raise
         connection.close()
-        apply(events)
+        apply(events, impatient=impatient)
 
 
 def apply_impatiently(events: Sequence[Event]) -> None:
-    """`apply_afresh`, which waits for SQLite's one writer no longer than 0.2 s: a task stands behind it."""
-    with _short_wait(connections[conf.DATABASE]):
-        apply_afresh(events)
+    """`apply_afresh` where a task stands behind it."""
+    apply_afresh(events, impatient=True)
 
 
 def on_commit(function: Callable[[], None]) -> None:
@@ -80,9 +80,17 @@ def on_commit(function: Callable[[], None]) -> None:
 
 
 def in_transaction() -> bool:
-    """True inside an open transaction of the tables' database, one without autocommit included."""
+    """True inside an open transaction of the tables' database, one without autocommit included. Never connects."""
     connection = connections[conf.DATABASE]
-    return connection.in_atomic_block or not connection.get_autocommit()
+    autocommit = connection.settings_dict["AUTOCOMMIT"] if connection.connection is None else connection.autocommit
+    return connection.in_atomic_block or not autocommit
+
+
+def can_wait_for_commit(*, publish: bool) -> bool:
+    """True for a publish inside `atomic()`, and for anything inside the transaction that Django's TestCase rolls
+    back: nothing may be written past that."""
+    blocks = connections[conf.DATABASE].atomic_blocks
+    return any(publish or getattr(block, "_from_testcase", False) for block in blocks)
 
 
 def release() -> None:
@@ -99,21 +107,29 @@ def claim(key: str, holder: str) -> str:
 
 
 @contextmanager
-def _short_wait(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    if connection.vendor != "sqlite":
+def _lock_wait(*, impatient: bool) -> Iterator[None]:
+    """SQLite waits for its one writer at the begin of a transaction, as long as the connection says."""
+    connection = connections[conf.DATABASE]
+    if not impatient or connection.vendor != "sqlite" or connection.in_atomic_block:
         yield
         return
-    patient = connection.settings_dict["OPTIONS"].get("timeout", SQLITE_DEFAULT_TIMEOUT_SECONDS)
-    _set_busy_timeout(connection, SQLITE_WAIT_SECONDS)
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout")
+        before = cursor.fetchone()[0]
+        cursor.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_MILLISECONDS}")
     try:
         yield
     finally:
-        _set_busy_timeout(connection, patient)
+        with connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA busy_timeout = {before}")
 
 
-def _set_busy_timeout(connection: BaseDatabaseWrapper, seconds: float) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+def _limit_lock_wait() -> None:
+    """For PostgreSQL, until the end of the transaction."""
+    connection = connections[conf.DATABASE]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT_MILLISECONDS}ms'")
 
 
 def _locked_runs(by_task: Mapping[str, Sequence[Event]]) -> dict[str, TaskRun]:
@@ -123,10 +139,10 @@ def _locked_runs(by_task: Mapping[str, Sequence[Event]]) -> dict[str, TaskRun]:
 
 
 def _attempts(runs: Mapping[str, TaskRun], events: Iterable[Event]) -> dict[int, list[TaskAttempt]]:
-    """The stored attempts that `events` mention, and those that succeeded."""
+    """The stored attempts that `events` mention, and those whose end settles their epoch."""
     mentioned = {event.delivery for event in events if event.delivery}
     found: dict[int, list[TaskAttempt]] = defaultdict(list)
-    wanted = Q(delivery__in=mentioned) | Q(state=TaskState.SUCCESS)
+    wanted = Q(delivery__in=mentioned) | Q(state__in=SETTLED)
     for attempt in TaskAttempt.objects.filter(wanted, run__in=[run.pk for run in runs.values()]).order_by():
         found[attempt.run_id].append(attempt)
     return found
@@ -152,10 +168,6 @@ def _write_attempts(merged: Mapping[int, Merged]) -> None:
         unique_fields=["run", "delivery"],
         update_fields=rows.ATTEMPT_FIELDS,
     )
-
-
-def _describes(events: Iterable[Event], result: Merged) -> bool:
-    return any(event.call is result.run.call for event in events)
 
 
 def _write_envelopes(merged: Mapping[int, Merged], described: Iterable[int]) -> None:

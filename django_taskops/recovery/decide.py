@@ -1,7 +1,9 @@
 """One decision on one dead letter: compare-and-set on its status, with an audit entry in the same transaction."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import transaction
 from django.utils import timezone
@@ -9,7 +11,8 @@ from django.utils import timezone
 from ..capture.text import storable
 from ..conf import conf
 from ..exceptions import AlreadyTaken
-from ..models import AuditAction, AuditEntry, DeadLetter
+from ..models import AuditAction, AuditEntry, DeadLetter, TaskRun
+from ..projection.letters import current_status
 from ..states import LetterStatus
 
 
@@ -24,31 +27,72 @@ class Decision:
     outcome: str
 
 
+class Person(NamedTuple):
+    """Who decides, as text; both "" for the app itself."""
+
+    user_id: str
+    user_name: str
+
+
+class Decided(NamedTuple):
+    """Who and why, as an intent keeps it."""
+
+    by: Person
+    why: str
+
+    def as_payload(self) -> dict[str, str]:
+        return {"user_id": self.by.user_id, "user_name": self.by.user_name, "why": self.why}
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> "Decided":
+        return cls(Person(payload["user_id"], payload["user_name"]), payload["why"])
+
+
+def person(by: Any) -> Person:
+    """`by` is a user, a name, or None for the app itself."""
+    name = by.get_username() if hasattr(by, "get_username") else by
+    return Person(storable(getattr(by, "pk", "")), storable(name))
+
+
 def discard(dead_letter: DeadLetter, *, by: Any = None, reason: str = "") -> Decision:
     """Gives up on an open letter, reversibly. `by` is a user, a name, or None for the app itself.
 
     Raises AlreadyTaken where the letter is not open any more.
     """
-    return _decide(dead_letter, AuditAction.DISCARD, LetterStatus.OPEN, LetterStatus.DISCARDED, by, reason)
+    with _deciding(dead_letter):
+        take(dead_letter, LetterStatus.OPEN, LetterStatus.DISCARDED)
+        return _noted(dead_letter, AuditAction.DISCARD, Decided(person(by), reason))
 
 
 def restore(dead_letter: DeadLetter, *, by: Any = None, reason: str = "") -> Decision:
-    """Opens a discarded letter again. Raises AlreadyTaken where it is not discarded."""
-    return _decide(dead_letter, AuditAction.RESTORE, LetterStatus.DISCARDED, LetterStatus.OPEN, by, reason)
+    """Takes a discard back: the letter is open again, or what it has come to meanwhile; the outcome says which.
+
+    Raises AlreadyTaken where it is not discarded.
+    """
+    with _deciding(dead_letter) as run:
+        take(dead_letter, LetterStatus.DISCARDED, LetterStatus.OPEN)
+        dead_letter.status = current_status(dead_letter, run)
+        DeadLetter.objects.filter(pk=dead_letter.pk).update(status=dead_letter.status)
+        return _noted(dead_letter, AuditAction.RESTORE, Decided(person(by), reason))
 
 
-def _decide(
-    letter: DeadLetter, action: AuditAction, expected: LetterStatus, status: LetterStatus, by: Any, why: str
-) -> Decision:
+@contextmanager
+def _deciding(letter: DeadLetter) -> Iterator[TaskRun]:
+    """A transaction that holds the run's lock: the writer decides on letters under it too."""
     with transaction.atomic(using=conf.DATABASE):
-        take(letter, expected, status)
-        audit(letter, action, by=by, why=why, outcome=status.value)
+        run: TaskRun = TaskRun.objects.select_for_update().get(pk=letter.run_id)
+        yield run
+
+
+def _noted(letter: DeadLetter, action: AuditAction, decided: Decided) -> Decision:
+    outcome = str(letter.status)
+    audit(letter, action, decided, outcome=outcome)
     return Decision(
         action=action,
         dead_letter_id=letter.pk,
         task_id=letter.task_id,
         generation=letter.generation,
-        outcome=status.value,
+        outcome=outcome,
     )
 
 
@@ -62,13 +106,12 @@ def take(letter: DeadLetter, expected: LetterStatus, status: LetterStatus, **fac
         setattr(letter, name, value)
 
 
-def audit(letter: DeadLetter, action: AuditAction, *, by: Any, why: str, outcome: str, **details: Any) -> AuditEntry:
+def audit(letter: DeadLetter, action: AuditAction, decided: Decided, *, outcome: str, **details: Any) -> AuditEntry:
     """Writes down a decision on `letter`."""
     entry: AuditEntry = AuditEntry.objects.create(
         action=action,
-        user_id=storable(getattr(by, "pk", "")),
-        user_name=storable(by.get_username() if hasattr(by, "get_username") else by),
-        why=storable(why, 2000),
+        **decided.by._asdict(),
+        why=storable(decided.why, 2000),
         object_type="dead_letter",
         object_id=str(letter.pk),
         task_id=letter.task_id,

@@ -15,9 +15,12 @@ from typing import Any
 from celery import current_app
 from django.db import connections
 from django.db.models import F, Q
+from django.dispatch import Signal
 from django.utils import timezone
 
 from ..capture.envelope import Envelope
+from ..capture.frames import message_of
+from ..capture.text import storable
 from ..conf import conf
 from ..models import DeadLetter, OutboxEntry, OutboxKind, OutboxStatus
 from ..signals import dead_letter_resolved, task_dead_lettered
@@ -78,7 +81,7 @@ def _claim(entry: OutboxEntry) -> bool:
 def _carry_out(entry: OutboxEntry) -> bool:
     try:
         _HANDLERS[OutboxKind(entry.kind)](_letter(entry.payload), entry.payload)
-    except Exception as error:  # a broker, or a receiver of the project
+    except (Exception, SystemExit) as error:  # a broker, or a receiver of the project
         logger.warning("django-taskops: outbox entry %s failed, try %s", entry.key, entry.tries, exc_info=True)
         _postpone(entry, error)
         return False
@@ -86,12 +89,16 @@ def _carry_out(entry: OutboxEntry) -> bool:
     return True
 
 
-def _postpone(entry: OutboxEntry, error: Exception) -> None:
+def _postpone(entry: OutboxEntry, error: BaseException) -> None:
     wait = timedelta(seconds=2 * 2**entry.tries)
     status = OutboxStatus.PENDING if entry.tries < MAX_TRIES else OutboxStatus.FAILED
     OutboxEntry.objects.filter(pk=entry.pk).update(
-        status=status, error=repr(error), claimed_until=None, available_at=timezone.now() + wait
+        status=status, error=_told(error), claimed_until=None, available_at=timezone.now() + wait
     )
+
+
+def _told(error: BaseException) -> str:
+    return storable(f"{type(error).__name__}: {message_of(error)}", 2000)
 
 
 def _letter(payload: Mapping[str, Any]) -> DeadLetter:
@@ -102,18 +109,25 @@ def _letter(payload: Mapping[str, Any]) -> DeadLetter:
 
 
 def _tell_dead_lettered(letter: DeadLetter, _payload: Mapping[str, Any]) -> None:
-    task_dead_lettered.send(sender=DeadLetter, dead_letter=letter)
+    _send(task_dead_lettered, letter)
 
 
 def _tell_resolved(letter: DeadLetter, _payload: Mapping[str, Any]) -> None:
-    dead_letter_resolved.send(sender=DeadLetter, dead_letter=letter)
+    _send(dead_letter_resolved, letter)
+
+
+def _send(signal: Signal, letter: DeadLetter) -> None:
+    """To every receiver, then raises the first error: one that fails keeps it from none of the others."""
+    answers = signal.send_robust(sender=DeadLetter, dead_letter=letter)
+    for _receiver, answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
 
 
 def _notify_queue(letter: DeadLetter, payload: Mapping[str, Any]) -> None:
-    """Puts the original message on the task's dead-letter queue, with a header that says what became of it."""
-    if not letter.envelope:
-        raise ValueError(f"expected an envelope to send to {payload['queue']}, got none: {letter.envelope_error}")
-    envelope = Envelope.from_bytes(letter.envelope)
+    """Puts the original message on the task's dead-letter queue, with a header that says what became of it; a message
+    without a body where the original was not kept."""
+    envelope = Envelope.from_bytes(letter.envelope) if letter.envelope else _bodiless(letter)
     notice = {
         "task_id": letter.task_id,
         "task_name": letter.task_name,
@@ -123,6 +137,19 @@ def _notify_queue(letter: DeadLetter, payload: Mapping[str, Any]) -> None:
         "died_at": letter.died_at.isoformat(),
     }
     publish(current_app, envelope.routed_to(payload["queue"], taskops_dead_letter=notice), declare_unknown=True)
+
+
+def _bodiless(letter: DeadLetter) -> Envelope:
+    return Envelope(
+        body=b"null",
+        content_type="application/json",
+        content_encoding="utf-8",
+        headers={"id": letter.task_id, "task": letter.task_name},
+        properties={},
+        exchange="",
+        routing_key="",
+        queue="",
+    )
 
 
 _HANDLERS: Mapping[OutboxKind, Callable[[DeadLetter, Mapping[str, Any]], None]] = {

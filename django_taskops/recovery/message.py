@@ -1,6 +1,6 @@
 """The message of a re-run: that of the letter's envelope, changed where the decision says so."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +15,8 @@ from ..capture.envelope import Envelope
 from ..events import Call
 from ..exceptions import EnvelopeError, NotRequeueable
 from ..models import DeadLetter
+
+LONGEST_COUNTDOWN = 366 * 24 * 3600
 
 JSON_TYPE = "application/json"
 
@@ -35,9 +37,9 @@ class Changes:
         starts = {"fresh": None, "once": 1}.get(attempts, attempts) if isinstance(attempts, str) else attempts
         if starts is not None and (isinstance(starts, bool) or not isinstance(starts, int) or starts < 1):
             raise _bad_option("attempts", "'fresh', 'once' or a count from 1", attempts)
-        countdown = changes["countdown"]
-        if countdown is not None and not (isinstance(countdown, (int, float)) and countdown >= 0):
-            raise _bad_option("countdown", "seconds from 0", countdown)
+        for name, (expected, accepts) in _RULES.items():
+            if changes[name] is not None and not accepts(changes[name]):
+                raise _bad_option(name, expected, changes[name])
         return cls(starts=starts, **changes)
 
     @property
@@ -54,6 +56,21 @@ class Changes:
         fields |= {name: value for name, value in seen.items() if name not in (*kept, "periodic_task", "trace_id")}
         del fields["envelope"], fields["envelope_error"]
         return with_envelope(fields, envelope)
+
+
+def _is_countdown(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST_COUNTDOWN
+
+
+_RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "args": ("a list or tuple", lambda value: isinstance(value, (list, tuple))),
+    "kwargs": (
+        "a dict with names",
+        lambda value: isinstance(value, Mapping) and all(isinstance(n, str) for n in value),
+    ),
+    "queue": ("the name of a queue", lambda value: isinstance(value, str) and bool(value)),
+    "countdown": ("seconds from 0 to a year", _is_countdown),
+}
 
 
 def message_for(letter: DeadLetter, generation: int, changes: Changes, *, new_id: bool) -> Envelope:
@@ -82,7 +99,7 @@ def _fresh_headers(
     fresh: dict[str, Any] = {own.NONCE: own.new_publication(), own.GENERATION: generation}
     if letter.publication:
         fresh[own.PUBLICATION] = letter.publication
-    fresh |= {own.ATTEMPTS: changes.starts, "expires": _renewed_expiry(old), own.DESCRIBE: True}
+    fresh |= {own.ATTEMPTS: changes.starts, "expires": _renewed_expiry(old, changes.countdown or 0), own.DESCRIBE: True}
     if changes.countdown is not None:
         fresh["eta"] = (datetime.now(UTC) + timedelta(seconds=changes.countdown)).isoformat()
     if new_id:
@@ -91,8 +108,8 @@ def _fresh_headers(
     return fresh
 
 
-def _renewed_expiry(headers: Mapping[str, Any]) -> str | None:
-    """As long from now as the original had from its publish; none where that is not known."""
+def _renewed_expiry(headers: Mapping[str, Any], countdown: float) -> str | None:
+    """As long from its start as the original had from its publish; none where that is not known."""
     expires, sent = headers.get("expires"), own.sent_at(headers)
     if not isinstance(expires, str) or sent is None:
         return None
@@ -101,7 +118,8 @@ def _renewed_expiry(headers: Mapping[str, Any]) -> str | None:
     except ValueError:
         return None
     until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return (datetime.now(UTC) + (until - datetime.fromtimestamp(sent, UTC))).isoformat()
+    length = until - datetime.fromtimestamp(sent, UTC)
+    return (datetime.now(UTC) + timedelta(seconds=countdown) + length).isoformat()
 
 
 def _arguments(envelope: Envelope) -> tuple[Sequence[Any], Mapping[str, Any]]:
@@ -118,5 +136,8 @@ def _edited(envelope: Envelope, changes: Changes) -> Envelope:
     args = args if changes.args is None else list(changes.args)
     kwargs = kwargs if changes.kwargs is None else dict(changes.kwargs)
     shown = {"argsrepr": repr(args), "kwargsrepr": repr(kwargs)}
-    body = json.dumps([args, kwargs, embed]).encode(envelope.content_encoding)
+    try:
+        body = json.dumps([args, kwargs, embed]).encode(envelope.content_encoding)
+    except (TypeError, ValueError) as error:
+        raise _bad_option("args, kwargs", "values that JSON can hold", error) from error
     return replace(envelope, body=body, headers={**envelope.headers, **shown})

@@ -6,12 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 from celery import current_app
-from django.db import transaction
+from django.db import connections, transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from kombu.utils import json
 
+from ..capture.envelope import Envelope
 from ..conf import conf
-from ..exceptions import NotRequeueable
+from ..exceptions import EnvelopeError, NotRequeueable
 from ..models import DeadLetter, TaskRun
+from ..projection import writer
 from ..states import DeadLetterReason
 
 
@@ -34,6 +38,36 @@ def envelope_refusal(letter: DeadLetter) -> NotRequeueable | None:
     return NotRequeueable("envelope_missing", f"not re-runnable: {detail}")
 
 
+def check_idle(letter: DeadLetter, run: TaskRun) -> None:
+    """Raises NotRequeueable where the broker has delivered the task again. Under the lock of the run."""
+    if (run.publication, run.generation) == (letter.publication, letter.generation) and not run.ready:
+        raise NotRequeueable(
+            "running", f"the broker has delivered it again, its state is {run.state}: wait for its end, or force it"
+        )
+
+
+def notes(letter: DeadLetter) -> list[str]:
+    """What a requeue of this letter does besides what people expect, in sentences. Needs its run and envelope."""
+    told = []
+    if needs_new_id(letter, letter.run):
+        told.append(_("Gets a new task id."))
+    if _chord_of(letter):
+        told.append(_("Its chord has failed already: the chord's body will not run."))
+    return told
+
+
+def _chord_of(letter: DeadLetter) -> object:
+    """The chord that the message belongs to, None where there is none or nobody can tell."""
+    try:
+        envelope = Envelope.from_bytes(letter.envelope or b"")
+        if envelope.content_type != "application/json":
+            return None
+        _args, _kwargs, embed = json.loads(envelope.body)
+        return embed.get("chord")
+    except (EnvelopeError, ValueError, TypeError, AttributeError):
+        return None
+
+
 def needs_new_id(letter: DeadLetter, run: TaskRun) -> bool:
     """True for ids that workers discard again, and for those that mean another publish by now."""
     return letter.reason == DeadLetterReason.EXPIRED or letter.publication != run.publication
@@ -44,6 +78,8 @@ def outermost_transaction() -> Iterator[None]:
     """A transaction that has committed when it ends. Raises NotRequeueable inside an open one."""
     with ExitStack() as stack:
         try:
+            if writer.in_transaction() and not connections[conf.DATABASE].in_atomic_block:
+                raise RuntimeError("autocommit is off")  # noqa: TRY301 the same refusal
             stack.enter_context(transaction.atomic(using=conf.DATABASE, durable=True))
         except RuntimeError as error:
             raise NotRequeueable(

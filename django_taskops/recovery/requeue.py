@@ -4,19 +4,19 @@ The intent row and the letter's new status are committed before the message is p
 people and processes one sends; a publish that fails opens the letter again.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from time import time_ns
 from typing import Any
 
 from celery import current_app
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from ..capture import headers as own
 from ..capture.envelope import Envelope
-from ..capture.text import storable_id
+from ..capture.text import storable, storable_id
 from ..conf import conf
 from ..events import Call, Event, EventKind
 from ..exceptions import NotRequeueable
@@ -24,9 +24,11 @@ from ..models import AuditAction, DeadLetter, OutboxEntry, OutboxKind, OutboxSta
 from ..projection import rows, writer
 from ..states import LetterStatus
 from . import preflight
-from .broker import publish
-from .decide import Decision, audit, take
+from .broker import Unconfirmed, publish
+from .decide import Decided, Decision, audit, person, take
 from .message import Changes, message_for
+
+logger = logging.getLogger("django_taskops")
 
 INTERRUPTED_AFTER = timedelta(minutes=5)
 
@@ -47,23 +49,31 @@ def requeue(
 
     `by` is a user, a name, or None for the app itself; `reason` is why. `attempts` grants "fresh" (the task's own
     policy from the start), "once" or that many starts. `args`, `kwargs` and `queue` replace the original ones, None
-    keeps them; `countdown` in seconds. `force` overrides `stale_after`. Expired tasks, and those whose id has been
-    published anew since, get a new id.
+    keeps them; `countdown` in seconds. `force` overrides `stale_after`, and that the broker has delivered the task
+    again. Expired tasks, and those whose id has been published anew since, get a new id.
 
     Raises NotRequeueable (its `code` says why) and AlreadyTaken; then nothing has been sent, and a letter that was
-    open is open. Must not be called inside a transaction: what is sent can't be rolled back.
+    open is open, but for the code "not_confirmed", where nobody knows. Must not be called inside a transaction: what
+    is sent can't be rolled back.
     """
     changes = Changes.checked(attempts=attempts, args=args, kwargs=kwargs, queue=queue, countdown=countdown)
     preflight.check(dead_letter, force=force)
-    sending = _commit_intent(dead_letter, changes)
+    decision = Decided(by=person(by), why=reason)
+    sending = _commit_intent(dead_letter, changes, decision, force=force)
     try:
         publish(current_app, sending.envelope)
+    except Unconfirmed as error:
+        raise NotRequeueable(
+            "not_confirmed",
+            "the broker did not answer, it may have the message: the letter stays requeued, and opens again in five "
+            f"minutes unless the task is heard of: {error}",
+        ) from error
     except Exception as error:  # whatever the broker's client raises: the letter must not hang
-        _reopen(dead_letter, sending.intent, f"not sent: {error!r}", by, reason)
+        _reopen(dead_letter, sending.intent, f"not sent: {error!r}", decision, sent=False)
         raise NotRequeueable(
             "not_sent", f"the broker did not take the message, the letter is open again: {error!r}"
         ) from error
-    return _confirm(dead_letter, sending, by, reason)
+    return _confirm(dead_letter, sending, decision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +85,13 @@ class _Sending:
     generation: int
 
 
-def _commit_intent(letter: DeadLetter, changes: Changes) -> _Sending:
+def _commit_intent(letter: DeadLetter, changes: Changes, decision: Decided, *, force: bool) -> _Sending:
     with preflight.outermost_transaction():
         run = TaskRun.objects.select_for_update().get(pk=letter.run_id)
+        if not force:
+            preflight.check_idle(letter, run)
         moves = preflight.needs_new_id(letter, run)
-        generation = 0 if moves else run.generation + 1
+        generation = 0 if moves else max(run.generation, letter.sent_generation or 0) + 1
         envelope = message_for(letter, generation, changes, new_id=moves)
         task_id = storable_id(envelope.headers["id"])
         sent = {"requeued_as": task_id} if moves else {"sent_generation": generation}
@@ -87,7 +99,13 @@ def _commit_intent(letter: DeadLetter, changes: Changes) -> _Sending:
         intent = OutboxEntry.objects.create(
             kind=OutboxKind.REQUEUE,
             key=f"{OutboxKind.REQUEUE}:{letter.pk}:{envelope.headers[own.NONCE]}",
-            payload={"dead_letter": letter.pk, "nonce": envelope.headers[own.NONCE], "task_id": task_id},
+            payload={
+                "dead_letter": letter.pk,
+                "nonce": envelope.headers[own.NONCE],
+                "task_id": task_id,
+                "generation": generation,
+                **decision.as_payload(),
+            },
         )
     return _Sending(
         intent=intent,
@@ -98,32 +116,42 @@ def _commit_intent(letter: DeadLetter, changes: Changes) -> _Sending:
     )
 
 
-def _confirm(letter: DeadLetter, sending: _Sending, by: Any, why: str) -> Decision:
+def _confirm(letter: DeadLetter, sending: _Sending, decision: Decided) -> Decision:
+    """Never raises: the message is on its way. What can't be written now is settled by the housekeeper, and the
+    worker tells the whole call again."""
+    outcome = "sent"
+    try:
+        _write_down(letter, sending, decision)
+    except DatabaseError:
+        outcome = "sent, not confirmed"
+        logger.warning("django-taskops: the requeue of %s is not confirmed yet", letter.task_id, exc_info=True)
+    return Decision(
+        action=AuditAction.REQUEUE,
+        dead_letter_id=letter.pk,
+        task_id=sending.task_id,
+        generation=sending.generation,
+        outcome=outcome,
+    )
+
+
+def _write_down(letter: DeadLetter, sending: _Sending, decision: Decided) -> None:
     event = Event(
         kind=EventKind.PUBLISHED,
         task_id=sending.task_id,
         task_name=letter.task_name,
         at=datetime.now(UTC),
-        position=time_ns() // 1000,
         call=replace(sending.call, requeued_from=letter.task_id if letter.requeued_as else ""),
         **own.identity(sending.envelope.headers),
     )
     with transaction.atomic(using=conf.DATABASE):
         writer.apply([event])
         _settle(sending.intent, OutboxStatus.DONE)
-        audit(letter, AuditAction.REQUEUE, by=by, why=why, outcome="sent", generation=sending.generation)
-    return Decision(
-        action=AuditAction.REQUEUE,
-        dead_letter_id=letter.pk,
-        task_id=sending.task_id,
-        generation=sending.generation,
-        outcome="sent",
-    )
+        audit(letter, AuditAction.REQUEUE, decision, outcome="sent", generation=sending.generation)
 
 
 def settle_interrupted() -> None:
-    """Settles the intents of requeues whose process died on the way, five minutes after: the letter of one that has
-    been heard of goes its way, any other is open again, and the audit says that nobody knows whether it was sent."""
+    """Settles the intents of requeues that nobody has confirmed, five minutes after: the letter of one that has been
+    heard of goes its way, any other is open again, and the audit says that nobody knows whether it was sent."""
     old = timezone.now() - INTERRUPTED_AFTER
     waiting = OutboxEntry.objects.filter(kind=OutboxKind.REQUEUE, status=OutboxStatus.PENDING, created_at__lt=old)
     for intent in waiting.order_by("pk")[:100]:
@@ -131,10 +159,14 @@ def settle_interrupted() -> None:
             letter = DeadLetter.objects.get(pk=intent.payload["dead_letter"])
             run = TaskRun.objects.select_for_update().get(pk=letter.run_id)
             letter.refresh_from_db(fields=["status", "sent_generation", "requeued_as"])
-            if letter.status != LetterStatus.REQUEUED or _heard_of(letter, run):
-                _settle(intent, OutboxStatus.DONE)
+            decision = Decided.from_payload(intent.payload)
+            if letter.status == LetterStatus.REQUEUED and not _heard_of(letter, run):
+                _reopen(
+                    letter, intent, "interrupted: it is not known whether the message was sent", decision, sent=True
+                )
             else:
-                _reopen(letter, intent, "interrupted: it is not known whether the message was sent", None, "")
+                _settle(intent, OutboxStatus.DONE)
+                audit(letter, AuditAction.REQUEUE, decision, outcome="sent", generation=intent.payload["generation"])
 
 
 def _heard_of(letter: DeadLetter, run: TaskRun) -> bool:
@@ -143,13 +175,17 @@ def _heard_of(letter: DeadLetter, run: TaskRun) -> bool:
     return (run.publication, run.generation) >= (letter.publication, letter.sent_generation or 0)
 
 
-def _reopen(letter: DeadLetter, intent: OutboxEntry, outcome: str, by: Any, why: str) -> None:
+def _reopen(letter: DeadLetter, intent: OutboxEntry, outcome: str, decision: Decided, *, sent: bool) -> None:
+    """`sent` where the broker may have the message: then the next send is a generation of its own."""
+    facts = {} if sent else {"sent_generation": None}
     with transaction.atomic(using=conf.DATABASE):
         TaskRun.objects.select_for_update().get(pk=letter.run_id)
-        take(letter, LetterStatus.REQUEUED, LetterStatus.OPEN, sent_generation=None, requeued_as="")
+        take(letter, LetterStatus.REQUEUED, LetterStatus.OPEN, requeued_as="", **facts)
         _settle(intent, OutboxStatus.FAILED, outcome)
-        audit(letter, AuditAction.REQUEUE, by=by, why=why, outcome=outcome)
+        audit(letter, AuditAction.REQUEUE, decision, outcome=outcome)
 
 
 def _settle(intent: OutboxEntry, status: OutboxStatus, error: str = "") -> None:
-    OutboxEntry.objects.filter(pk=intent.pk).update(status=status, error=error, tries=1, available_at=timezone.now())
+    OutboxEntry.objects.filter(pk=intent.pk).update(
+        status=status, error=storable(error, 2000), tries=1, available_at=timezone.now()
+    )

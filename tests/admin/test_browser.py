@@ -11,8 +11,10 @@ from pytest_django.live_server_helper import LiveServer
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from tests import tasks
+from tests.factories import TaskRunFactory
 from tests.services import unavailable
 from tests.workers import Worker, eventually
 
@@ -84,6 +86,30 @@ def test_no_page_scrolls_sideways(worker: Worker, browser: Chrome, live_server: 
     wide = [page for page in _pages(browser, live_server) if _scrolls_sideways(browser, page)]
 
     assert wide == []
+
+
+@pytest.mark.parametrize("database", ["default"], indirect=True)
+def test_a_traceback_opens_at_its_end_and_scrolls_by_keyboard(
+    worker: Worker, browser: Chrome, live_server: LiveServer
+) -> None:
+    frames = "".join(f'  File "library.py", line {number}, in call\n    call()\n' for number in range(100))
+    run = TaskRunFactory(failed=True, traceback=f"Traceback (most recent call last):\n{frames}SupplierDown: 503\n")
+    log_in(browser, live_server)
+    _at(browser, live_server, f"taskrun/{run.pk}/change/")
+    box = browser.find_element(By.CSS_SELECTOR, ".taskops-traceback [tabindex]")
+
+    def shows(edge: str) -> bool:
+        """That this edge of the text is within the box."""
+        script = """
+            const box = arguments[0].getBoundingClientRect();
+            const text = arguments[0].querySelector("pre").getBoundingClientRect();
+            return text[arguments[1]] > box.top - 1 && text[arguments[1]] < box.bottom + 1;
+        """
+        return bool(browser.execute_script(script, box, edge))
+
+    assert (shows("top"), shows("bottom")) == (False, True)
+    box.send_keys(Keys.HOME)
+    eventually(lambda: shows("top") and not shows("bottom"))
 
 
 _NAME = "tests.tasks.broken_until_healed"

@@ -12,11 +12,14 @@ from django.test import Client
 from django.urls import resolve, reverse
 from pytest_django import Settings
 
-from django_taskops.admin import bulk, verbs
-from django_taskops.models import AuditEntry, DeadLetter, TaskRun
+from django_taskops import recovery
+from django_taskops.admin import DeadLetterAdmin, bulk, verbs
+from django_taskops.exceptions import NotRequeueable
+from django_taskops.models import AuditAction, AuditEntry, DeadLetter, TaskRun
+from django_taskops.recovery import Decision
 from django_taskops.states import LetterStatus
 from tests.admin.conftest import LogIn
-from tests.admin.pages import Page
+from tests.admin.pages import Page, content
 from tests.factories import DeadLetterFactory
 from tests.workers import BrokerQueue
 
@@ -140,7 +143,7 @@ def test_one_refusal_never_stops_the_rest(desk: Client, queue: BrokerQueue) -> N
 
 
 def test_an_error_that_nobody_expected_never_stops_the_rest(database: str) -> None:
-    def break_for_the_first(letter: DeadLetter, by: Any, why: str) -> object:
+    def break_for_the_first(letter: DeadLetter, by: Any, why: str) -> Decision:
         if letter.pk == letters[0].pk:
             raise OperationalError("the database went away <b>")
         return discard(letter, by, why)
@@ -157,7 +160,112 @@ def test_an_error_that_nobody_expected_never_stops_the_rest(database: str) -> No
     )
 
     assert outcome.done == logged == [letters[1]]
-    assert "the database went away" in outcome.refused[0][0]
+    assert "the database went away" in outcome.reasons(bulk.Verdict.REFUSED)[0][0]
+
+
+def test_a_log_entry_that_can_not_be_written_stops_nothing(
+    desk: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unwritable(*args: Any, **kwargs: Any) -> None:
+        raise OperationalError("the log is full")
+
+    monkeypatch.setattr(DeadLetterAdmin, "log_change", unwritable)
+    letters = [DeadLetterFactory(), DeadLetterFactory()]
+
+    assert said(send(desk, "discard", letters)) == ["2 dead letters were discarded."]
+    assert statuses(*letters) == ["discarded", "discarded"]
+    assert caplog.text.count("log entry for dead letter") == 2
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, *errors: Exception | None) -> list[DeadLetter]:
+    """Requeues that end like this one after the other, None as Decision; the letters that were tried, as they come."""
+    tried: list[DeadLetter] = []
+
+    def requeue(letter: DeadLetter, **options: Any) -> Decision:
+        error = errors[len(tried)]
+        tried.append(letter)
+        if error is not None:
+            raise error
+        return decided(letter, "sent")
+
+    monkeypatch.setattr(recovery, "requeue", requeue)
+    return tried
+
+
+def decided(letter: DeadLetter, outcome: str) -> Decision:
+    return Decision(
+        action=AuditAction.REQUEUE,
+        dead_letter_id=letter.pk,
+        task_id=letter.task_id,
+        generation=letter.generation,
+        outcome=outcome,
+    )
+
+
+def test_a_bulk_ends_where_the_broker_is_down(desk: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = failing(monkeypatch, None, NotRequeueable("not_sent", "the broker did not take the message"))
+    letters = DeadLetterFactory.create_batch(5)
+
+    assert said(send(desk, "requeue", letters)) == [
+        "1 dead letter was requeued. 4 were not.",
+        "1 was skipped: the broker did not take the message",
+        "3 were not tried, because the broker is not reachable.",
+    ]
+    assert tried == letters[:2]
+
+
+def test_what_may_have_been_sent_is_not_called_refused(desk: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = OperationalError("the database went away")
+    failing(monkeypatch, NotRequeueable("not_confirmed", "the broker did not answer"), lost, None)
+    lines = said(send(desk, "requeue", DeadLetterFactory.create_batch(3)))
+
+    assert lines == [
+        "1 dead letter was requeued. 2 are not confirmed.",
+        "1 is not confirmed, it may have been sent: the broker did not answer",
+        f"1 is not confirmed, it may have been sent: unexpected: {lost!r}; the log has more",
+    ]
+
+
+def test_what_was_sent_without_a_note_counts_as_requeued(desk: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "requeue", lambda letter, **_options: decided(letter, "sent, not confirmed"))
+
+    assert said(send(desk, "requeue", [DeadLetterFactory()])) == [
+        "1 dead letter was requeued.",
+        "1 of them was sent, but the database did not take the note of it.",
+    ]
+
+
+def test_letters_of_the_same_task_are_told_apart(desk: Client) -> None:
+    letters = [
+        DeadLetterFactory(run__args=["WEB-1004"], run__kwargs={}, run__exception_message="no price for a lamp"),
+        DeadLetterFactory(run__args=["WEB-1005"], run__kwargs={}, run__exception_message="x" * 1000),
+    ]
+    text = Page(ask(desk, "requeue", letters)).text
+
+    assert "('WEB-1004')" in text
+    assert "('WEB-1005')" in text
+    assert "no price for a lamp" in text
+    assert "x" * 250 not in text
+
+
+def test_a_call_of_another_send_is_not_taken_for_the_letters(desk: Client) -> None:
+    letter = DeadLetterFactory(run__described="0006ffff/000000/000/000000/1", run__args=["of the other send"])
+
+    assert "of the other send" not in content(ask(desk, "requeue", [letter]))
+
+
+def test_what_is_special_about_a_requeue_is_said_beforehand(desk: Client) -> None:
+    expired = DeadLetterFactory(run__failed=False, run__expired=True)
+    refused = DeadLetterFactory(run__failed=False, run__expired=True, without_envelope=True)
+    response = ask(desk, "requeue", [expired, DeadLetterFactory(), refused])
+    first, second, third = response.context["review"].rows
+
+    assert first.notes
+    assert not second.notes
+    assert not third.notes
+    assert Page(response).text.count(first.notes[0]) == 1
+    assert first.notes[0] in Page(desk.get(reverse("admin:taskops_deadletter_change", args=[expired.pk]))).text
+    assert not ask(desk, "discard", [expired]).context["review"].rows[0].notes
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -266,7 +374,9 @@ def test_a_decision_is_outside_the_transaction_of_the_request(
 def test_reviewing_costs_the_same_for_any_number_of_letters(
     desk: Client, database: str, django_assert_max_num_queries: Any
 ) -> None:
-    letters = DeadLetterFactory.create_batch(30)
+    letters = DeadLetterFactory.create_batch(25) + DeadLetterFactory.create_batch(
+        5, run__failed=False, run__expired=True
+    )
     ask(desk, "requeue", letters)
     with django_assert_max_num_queries(2, connection=connections["sqlite"]):
         response = ask(desk, "requeue", letters)

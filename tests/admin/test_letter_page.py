@@ -1,14 +1,18 @@
 """The page of a dead letter, and that of an audit entry."""
 
+import re
+from typing import Any
+
 import pytest
 from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from django_taskops.models import DeadLetter
 from tests.admin.conftest import LogIn
-from tests.admin.pages import Page
+from tests.admin.pages import Page, content
 from tests.factories import AuditEntryFactory, DeadLetterFactory, TaskAttemptFactory, TaskRunFactory
 
 VERBS = ["requeue", "discard", "restore"]
@@ -44,6 +48,88 @@ def test_an_old_letter_tells_of_its_own_attempt(desk: Client) -> None:
     letter = DeadLetterFactory(run=run, generation=0, reason="failed", resolved=True)
 
     assert "the first time" in Page(desk.get(address(letter))).text
+
+
+PUBLISH = "0006438c1f2a3b4c5d6e7f8091a2b3c4"
+
+
+@pytest.mark.parametrize(
+    ("described", "is_own"),
+    [
+        ("", True),
+        (f"{PUBLISH}/000001/00000/000000/publisher", True),
+        (f"{PUBLISH}/000001/00000/000003/publisher+wire", True),
+        (f"{PUBLISH}/000000/00000/000000/wire", True),
+        (f"{PUBLISH}/000002/00000/000000/publisher", False),
+        (f"{PUBLISH}/000010/00000/000000/wire", False),
+        ("0006438c20000000000000000000000a/000000/00000/000000/wire", False),
+        ("0006438c10000000000000000000000a/000000/00000/000000/wire", False),
+    ],
+    ids=["nothing", "send", "its retry", "send before", "requeue", "tenth requeue", "later publish", "earlier publish"],
+)
+def test_a_call_is_only_called_the_letters_where_it_is(desk: Client, described: str, *, is_own: bool) -> None:
+    letter = DeadLetterFactory(generation=1, run__publication=PUBLISH, run__described=described, run__queue="prices")
+    text = Page(desk.get(address(letter))).text
+
+    assert ("The call, as it was sent last" in text) is not is_own
+    assert ("Queue, as it was sent last" in text) is not is_own
+    assert ("may have had other arguments" in text) is not is_own
+    assert "prices" in text
+
+
+@pytest.mark.parametrize(
+    ("run", "sentence"),
+    [
+        ({}, "Its re-run waits for a worker."),
+        ({"received": True}, "A worker has received its re-run and is about to start it."),
+        ({"started": True}, "Its re-run is running."),
+        ({"retried": True}, "Its re-run has failed and waits for its next retry."),
+        ({"succeeded": True}, "Its re-run has succeeded."),
+        ({"failed": True}, "Its re-run has failed."),
+        ({"generation": 0, "failed": True}, "Nothing has been heard of its re-run yet."),
+        ({"publication": "0", "started": True}, "Nothing has been heard of its re-run yet."),
+    ],
+)
+@pytest.mark.parametrize("moved", [False, True], ids=["same id", "new id"])
+def test_a_requeued_letter_says_what_happens_now(
+    desk: Client, run: dict[str, Any], sentence: str, *, moved: bool
+) -> None:
+    rerun = TaskRunFactory(**{"generation": 1, **run})
+    if moved:
+        sentence = "Its re-run has failed." if sentence.startswith("Nothing") and "failed" in run else sentence
+        sentence = "Its re-run is running." if sentence.startswith("Nothing") else sentence
+        letter = DeadLetterFactory(requeued=True, requeued_as=rerun.task_id, sent_generation=None)
+    else:
+        letter = DeadLetterFactory(
+            run=rerun, publication=PUBLISH, generation=0, requeued=True, reason="failed", died_at=timezone.now()
+        )
+
+    assert sentence in Page(desk.get(address(letter))).text
+
+
+def test_a_letter_that_was_not_requeued_says_nothing_of_a_rerun(desk: Client) -> None:
+    for letter in (DeadLetterFactory(), DeadLetterFactory(discarded=True)):
+        assert "re-run" not in Page(desk.get(address(letter))).text
+
+
+def test_the_way_to_the_run_has_a_name(desk: Client) -> None:
+    letter = DeadLetterFactory()
+    page = desk.get(address(letter))
+    run = reverse("admin:taskops_taskrun_change", args=[letter.run_id])
+
+    assert f'<a href="{run}">Open the run</a>' in content(page)
+
+
+def test_instants_have_a_zone(desk: Client) -> None:
+    first = DeadLetterFactory(superseded=True, run__retries=1)
+    letter = DeadLetterFactory(run=first.run, generation=1, previous=first)
+    TaskAttemptFactory(run=letter.run, retried=True)
+    AuditEntryFactory(letter=letter)
+    for page in (address(letter), reverse("admin:taskops_taskrun_change", args=[letter.run_id])):
+        instants = re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?P<zone> UTC)?", content(desk.get(page)))
+
+        assert len(instants) > 3
+        assert set(instants) == {" UTC"}
 
 
 def test_what_no_worker_received_has_a_description(desk: Client) -> None:

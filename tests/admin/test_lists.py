@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+from django.contrib.admin import site
 from django.db import connections
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
@@ -15,6 +16,11 @@ from tests.admin.pages import Page, content
 from tests.factories import AuditEntryFactory, DeadLetterFactory, TaskRunFactory
 
 LISTS = [("taskrun", TaskRunFactory), ("deadletter", DeadLetterFactory), ("auditentry", AuditEntryFactory)]
+CALLS = pytest.mark.parametrize(
+    ("model", "factory", "run"),
+    [("taskrun", TaskRunFactory, ""), ("deadletter", DeadLetterFactory, "run__")],
+    ids=["taskrun", "deadletter"],
+)
 EVERY_LIST = pytest.mark.parametrize(("model", "factory"), LISTS, ids=[name for name, _factory in LISTS])
 
 
@@ -76,16 +82,71 @@ def test_a_list_costs_the_same_for_5_and_50_rows(desk: Client, database: str, mo
 
 
 @EVERY_LIST
-def test_a_list_reads_no_large_column(desk: Client, database: str, model: str, factory: Any) -> None:
+def test_a_list_reads_no_large_column(log_in: LogIn, database: str, model: str, factory: Any) -> None:
     factory()
+    client = log_in(*VIEWER)
     with CaptureQueriesContext(connections[database]) as captured:
-        desk.get(address(model))
+        client.get(address(model))
     (listed,) = [query["sql"] for query in captured if "ORDER BY" in query["sql"] and "taskops_" in query["sql"]]
     selected = listed.split(" FROM ")[0]
 
     for column in ("traceback", "exception_message", '"args"', '"kwargs"', '"result"', "details"):
         assert column not in selected
     assert '"envelope",' not in selected
+
+
+@CALLS
+def test_a_list_shows_the_call_to_those_who_may_see_it(log_in: LogIn, model: str, factory: Any, run: str) -> None:
+    factory(**{f"{run}args": ["WEB-1004"], f"{run}kwargs": {"to": "x", "a b": [None]}})
+    seen = Page(log_in(f"view_{model}", "view_payload").get(address(model))).text
+    unseen = content(log_in(f"view_{model}", name="otto").get(address(model)))
+
+    assert "('WEB-1004', to='x', **{'a b': [None]})" in seen
+    assert "WEB-1004" not in unseen
+
+
+@CALLS
+@pytest.mark.parametrize(
+    ("args", "kwargs", "shown"),
+    [
+        (None, None, ""),
+        ([], {}, "()"),
+        (None, {"a": 1}, "(…, a=1)"),
+        (["x" * 3000], {}, "(…)"),
+        (["x" * 3000], {"a": "y" * 3000}, ""),
+        (["x" * 500], {}, "…"),
+        ("text", 1, "(*'text')"),
+        ({"a": 1}, [1], "(*{'a': 1})"),
+    ],
+)
+def test_calls_of_any_shape_and_length_are_listed(
+    desk: Client, model: str, factory: Any, run: str, args: Any, kwargs: Any, shown: str
+) -> None:
+    factory(**{f"{run}args": args, f"{run}kwargs": kwargs})
+    response = desk.get(address(model))
+
+    assert shown in Page(response).text
+    assert ("taskops-call" in content(response)) == bool(shown)
+    assert "x" * 600 not in content(response)
+
+
+@CALLS
+def test_the_calls_are_not_read_where_rows_are_counted(
+    desk: Client, database: str, model: str, factory: Any, run: str
+) -> None:
+    factory()
+    with CaptureQueriesContext(connections[database]) as captured:
+        desk.get(address(model))
+    (count,) = [query["sql"] for query in captured if "COUNT(" in query["sql"] and "taskops_" in query["sql"]]
+
+    assert "args" not in count
+    assert "JOIN" not in count
+
+
+def test_a_list_of_letters_shows_no_call_of_another_send(desk: Client) -> None:
+    DeadLetterFactory(run__described="0006ffff/000000/00000/000000/wire", run__args=["of the other send"])
+
+    assert "of the other send" not in content(desk.get(address("deadletter")))
 
 
 @EVERY_LIST
@@ -162,6 +223,28 @@ def test_an_id_of_any_characters_is_found(desk: Client, model: str, factory: Any
     (found,) = desk.get(address(model), {"q": asked}).context["cl"].result_list
 
     assert found.task_id == storable_id(task_id)
+
+
+@EVERY_LIST
+@pytest.mark.parametrize("term", ["x\x00", "\x00", "\udc80", " \x00 x"])
+def test_a_search_past_the_form_is_as_safe(desk: Client, database: str, model: str, factory: Any, term: str) -> None:
+    row = factory()
+    admin = site.get_model_admin(type(row))
+    found, _duplicates = admin.get_search_results(RequestFactory().get("/"), type(row).objects.all(), term)
+
+    assert list(found) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "field"), [("deadletter", "previous"), ("deadletter", "run"), ("taskattempt", "run")]
+)
+@pytest.mark.parametrize("term", ["x\x00", "\x00"])
+def test_the_autocomplete_of_other_admins_takes_any_text(desk: Client, model: str, field: str, term: str) -> None:
+    asked = {"app_label": "taskops", "model_name": model, "field_name": field, "term": term}
+    response = desk.get(reverse("admin:autocomplete"), asked)
+
+    assert response.status_code == 200
+    assert response.json()["results"] == []
 
 
 @pytest.mark.parametrize(("model", "factory"), LISTS[:2], ids=["taskrun", "deadletter"])

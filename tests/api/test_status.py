@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.core.exceptions import PermissionDenied
 from django.db import connections
 from django.http import HttpRequest
 from django.test import Client
@@ -76,6 +77,8 @@ def test_forbidden_and_unknown_are_the_same_answer(story: Story, who: Any) -> No
 
     assert forbidden.status_code == unknown.status_code == 404
     assert forbidden.content == unknown.content
+    assert forbidden.headers == unknown.headers
+    assert "no-store" in forbidden["Cache-Control"]
     assert client.get(reverse("taskops:statuses"), {"ids": story.task_id}).json() == {"tasks": []}
 
 
@@ -92,6 +95,35 @@ def test_the_project_decides_where_it_wants_to(story: Story, settings: Settings)
     assert owner.get(url("mine")).status_code == 200
     assert owner.get(url(story.task_id)).status_code == 404
     assert client_with("view_taskrun").get(url("mine")).status_code == 404
+
+
+async def permits_everybody(request: HttpRequest, run: TaskRun) -> bool:
+    return True
+
+
+def fails(request: HttpRequest, run: TaskRun) -> bool:
+    raise RuntimeError("the access service is down")
+
+
+def denies(request: HttpRequest, run: TaskRun) -> bool:
+    raise PermissionDenied
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize("decides", [permits_everybody, fails, denies], ids=lambda function: function.__name__)
+def test_a_permission_that_does_not_say_true_hides_the_run(story: Story, settings: Settings, decides: Any) -> None:
+    settings.TASKOPS = {**settings.TASKOPS, "STATUS_PERMISSION": f"{__name__}.{decides.__name__}"}
+    client = Client()
+    hidden, unknown = client.get(url(story.task_id)), client.get(url("nowhere"))
+
+    assert (hidden.status_code, hidden.content, hidden.headers) == (404, unknown.content, unknown.headers)
+
+
+def test_who_may_see_nothing_costs_no_query_on_runs(story: Story, database: str) -> None:
+    with CaptureQueriesContext(connections[database]) as captured:
+        Client().get(url(story.task_id))
+
+    assert [query for query in captured if "taskops_" in query["sql"]] == []
 
 
 @pytest.mark.parametrize("task_id", ["a,b", "nul\x00", "?x=1", "..", "订单", "x" * 300])

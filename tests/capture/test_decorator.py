@@ -117,6 +117,7 @@ def test_type_checkers_check_the_arguments_of_delay(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(source)]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
 
-    told = [line.split(":", 1)[1] for line in found.splitlines() if line.startswith(str(source))]
+    # By name: mypy's cache may remember the folder of an earlier run.
+    told = [line.split(f"{source.name}:", 1)[1] for line in found.splitlines() if f"{source.name}:" in line]
     assert [line.split(":")[0] for line in told] == ["19", "20", "21", "22"], found
     assert 'Revealed type is "bool"' in told[0] or "builtins.bool" in told[0]

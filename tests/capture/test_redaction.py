@@ -1,18 +1,22 @@
 """Values for display: secrets masked, everything storable, nothing raises."""
 
 import json
-from collections import namedtuple
+import time
+from collections import deque, namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import wraps
 from typing import Any, NoReturn
 
 import pytest
+from celery import shared_task
 from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from django_taskops.capture.redaction import MASK, display, display_args, parameter_names, within
+from django_taskops.capture.redaction import MASK, display, display_args, parameters_of, within
 
 WEIRD = st.recursive(
     st.none()
@@ -37,18 +41,60 @@ def test_any_value_becomes_strict_json_without_nul(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["password", "PASSWORD", "db-password", "apiKey", "X-Api-Key", "session_id", "card number"]
+    "key", ["password", "PASSWORD", "db-password", "apiKey", "X-Api-Key", "session_id", "cardNumber", "pwd"]
 )
 def test_a_key_is_secret_by_a_part_of_its_name_at_any_depth(key: str) -> None:
     assert display([{"order": {key: "hunter2", "sku": "A1"}}]) == [{"order": {key: MASK, "sku": "A1"}}]
 
 
 def test_positional_arguments_are_masked_by_the_signature_of_the_task() -> None:
-    def charge(order: int, card_number: str, *more: object) -> None: ...
+    @shared_task(name="tests.charge")
+    def charge(order: int, card_number: str, *tokens: object) -> None: ...
 
-    shown = display_args([7, "4111", "extra"], parameter_names(charge))
+    assert display_args([7, "4111", "extra"], parameters_of(charge)) == [7, MASK, MASK]
 
-    assert shown == [7, MASK, "extra"]
+
+def test_behind_a_decorator_that_adds_an_argument_no_place_can_be_trusted() -> None:
+    def with_database(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def injected(*args: object) -> None:
+            function("db", *args)
+
+        return injected
+
+    @shared_task(name="tests.login")
+    @with_database
+    def login(db: str, password: str, user: str) -> None: ...
+
+    @shared_task(name="tests.rename")
+    @with_database
+    def rename(db: str, old: str, new: str) -> None: ...
+
+    assert display_args(["hunter2", "li"], parameters_of(login)) == [MASK, MASK]
+    assert display_args(["a", "b"], parameters_of(rename)) == ["a", "b"]
+
+
+def test_pairs_and_json_in_a_text_are_looked_into() -> None:
+    assert display([["Authorization", "Bearer x"], ["Accept", "text"]]) == [["Authorization", MASK], ["Accept", "text"]]
+    assert display('{"password": "hunter2", "n": 1}') == '{"password": "[redacted]", "n": 1}'
+    assert display('{"password": cut') == MASK
+
+
+def test_rendering_takes_no_longer_than_its_budget_however_slow_the_values_are() -> None:
+    class Slow:
+        def __repr__(self) -> str:
+            deadline = time.monotonic() + 0.02
+            while time.monotonic() < deadline:
+                pass
+            return "slow"
+
+    started = time.monotonic()
+    shown = display([Slow() for _ in range(500)])
+
+    assert time.monotonic() - started < 0.5
+    assert isinstance(shown, list)
+    assert (shown[0], shown[-1]) == ("slow", "… 1 more")
+    assert display(deque(range(10**6))) == "<deque of 1000000>"
 
 
 def test_declared_names_are_masked_exactly() -> None:

@@ -2,14 +2,18 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from typing import Any
 
 import pytest
 from django.db import DataError, connections, transaction
 from django.test.utils import CaptureQueriesContext
+from pytest_django import Settings
 
+from django_taskops.conf import conf
 from django_taskops.events import Call, Event, EventKind
 from django_taskops.models import DeadLetter, OutboxEntry, OutboxKind, RunEnvelope, TaskAttempt, TaskRun
-from django_taskops.projection import writer
+from django_taskops.projection import rows, writer
+from django_taskops.projection.merge import Run, merge
 from django_taskops.states import DeadLetterReason, LetterStatus, TaskState
 from tests.events import Story
 
@@ -208,6 +212,48 @@ def _end_backend(database: str, backend: int) -> None:
             cursor.execute("SELECT pg_terminate_backend(%s)", [backend])
     finally:
         connections[database].close()
+
+
+def test_without_time_zones_rows_hold_naive_instants_and_merging_goes_on_with_aware_ones(settings: Settings) -> None:
+    settings.USE_TZ = False
+    story = Story()
+    merged = merge(Run(task_id=story.task_id), {}, [], [story.published(), story.started()])
+    row = rows.fill_run(TaskRun(task_id=story.task_id), merged.run)
+
+    assert row.started_at is not None
+    assert row.started_at.tzinfo is None
+    assert rows.run_of(row).shown.started_at == merged.run.shown.started_at
+
+
+def test_related_rows_come_from_the_tables_database_whatever_the_routers_say(database: str, settings: Settings) -> None:
+    settings.DATABASE_ROUTERS = [f"{__name__}.Elsewhere"]
+    story = Story()
+    writer.apply([story.published(), story.started(), story.failed()])
+    writer.apply([story.requeued().started(), story.failed()])
+
+    letter = DeadLetter.objects.get(generation=1)
+    assert letter.run.task_id == story.task_id
+    assert letter.previous is not None
+    assert [attempt.run.task_id for attempt in letter.run.attempts.all()] == [story.task_id] * 2
+
+
+class Elsewhere:
+    """Sends every query to the other database."""
+
+    def db_for_read(self, _model: Any, **_hints: Any) -> str:
+        return "sqlite" if conf.DATABASE == "default" else "default"
+
+    db_for_write = db_for_read
+
+
+def test_a_revoked_new_id_opens_its_origin_again(database: str) -> None:
+    old, new = Story(), Story()
+    writer.apply([old.published(), old.ended(EventKind.REVOKED, reason=DeadLetterReason.EXPIRED)])
+    DeadLetter.objects.update(status="requeued", requeued_as=new.task_id)
+    writer.apply([new.published(requeued_from=old.task_id), new.ended(EventKind.REVOKED)])
+
+    letter = DeadLetter.objects.get()
+    assert (letter.status, letter.requeued_as) == (LetterStatus.OPEN, "")
 
 
 def test_an_unknown_call_is_described_by_whoever_knows_more(database: str) -> None:

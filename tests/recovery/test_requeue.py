@@ -1,19 +1,21 @@
 """One decision sends once, with everything the message had; what is refused says why."""
 
+import socket
+import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any, NoReturn
 from uuid import uuid4
 
 import pytest
-from celery import Celery, chain, current_app
+from celery import Celery, chain, chord, current_app
 from celery.app import app_or_default
 from django.contrib.auth.models import User
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 from kombu.utils import json
 from pytest_django import Settings
@@ -24,7 +26,8 @@ from django_taskops.events import EventKind
 from django_taskops.exceptions import AlreadyTaken, NotRequeueable
 from django_taskops.models import AuditEntry, DeadLetter, OutboxEntry, OutboxKind, OutboxStatus, TaskRun
 from django_taskops.projection import writer
-from django_taskops.recovery import discard, requeue, restore
+from django_taskops.recovery import discard, preflight, requeue, restore
+from django_taskops.recovery.broker import Unconfirmed
 from django_taskops.states import DeadLetterReason, LetterStatus, TaskState
 from tests import tasks
 from tests.events import Story
@@ -195,6 +198,144 @@ def test_with_the_broker_down_the_letter_is_open_again_and_the_person_sees_why(
     assert AuditEntry.objects.get().outcome.startswith("not sent: ")
 
 
+def test_a_broker_that_hangs_is_given_up_soon(letter: DeadLetter, queue: BrokerQueue) -> None:
+    """It accepts the connection, and never answers."""
+    usual = app_or_default()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        Celery("hung", broker=f"redis://127.0.0.1:{silent.getsockname()[1]}/0", set_as_current=False).set_current()
+        try:
+            started = time.monotonic()
+            with pytest.raises(NotRequeueable) as refusal:
+                requeue(letter)
+        finally:
+            usual.set_current()
+
+    assert time.monotonic() - started < 30
+    assert refusal.value.code == "not_sent"
+    letter.refresh_from_db()
+    assert letter.status == LetterStatus.OPEN
+
+
+def test_where_nobody_knows_whether_it_was_sent_nobody_sends_again_at_once(
+    letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as uncertain:
+        uncertain.setattr(module, "publish", _lose_the_answer)
+        with pytest.raises(NotRequeueable) as refusal:
+            requeue(letter)
+
+    assert refusal.value.code == "not_confirmed"
+    with pytest.raises(AlreadyTaken):
+        requeue(letter)
+    assert len(queue) == 0
+
+
+def _lose_the_answer(*args: Any) -> NoReturn:
+    raise Unconfirmed("no answer")
+
+
+def test_a_database_that_goes_away_after_the_send_is_no_refusal(
+    letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as away:
+        away.setattr(module, "_write_down", _lose_the_database)
+        decision = requeue(letter)
+
+    assert decision.outcome == "sent, not confirmed"
+    assert len(queue) == 1
+
+
+def _lose_the_database(*args: Any) -> NoReturn:
+    raise OperationalError("the database is away")
+
+
+def test_without_autocommit_it_is_refused_like_inside_a_transaction(
+    letter: DeadLetter, queue: BrokerQueue, database: str
+) -> None:
+    transaction.set_autocommit(False, using=database)
+    try:
+        assert refusal_of(letter).code == "in_transaction"
+    finally:
+        transaction.rollback(using=database)
+        transaction.set_autocommit(True, using=database)
+    assert len(queue) == 0
+
+
+def test_a_task_that_the_broker_has_delivered_again_is_not_sent_besides(letter: DeadLetter, queue: BrokerQueue) -> None:
+    again = Story(letter.task_id, letter.task_name)
+    again.publication = letter.publication
+    again.second = 10
+    writer.apply([again.started()])
+    letter.refresh_from_db()
+
+    assert refusal_of(letter).code == "running"
+    assert requeue(letter, force=True).outcome == "sent"
+
+
+def test_a_restored_letter_whose_run_has_succeeded_meanwhile_is_resolved(letter: DeadLetter) -> None:
+    discard(letter)
+    again = Story(letter.task_id, letter.task_name)
+    again.publication = letter.publication
+    again.second = 10
+    writer.apply([again.started(), again.succeeded()])
+
+    assert restore(letter).outcome == LetterStatus.RESOLVED
+    with pytest.raises(AlreadyTaken):
+        requeue(letter)
+
+
+def test_a_discard_outlives_a_writer_that_read_the_letter_before(letter: DeadLetter, database: str) -> None:
+    """The writer holds the run's lock from before it reads the letter until it has written it."""
+    read, decided = Event(), Event()
+
+    def write_late() -> None:
+        try:
+            with transaction.atomic(using=database):
+                TaskRun.objects.select_for_update().get(pk=letter.run_id)
+                stale = DeadLetter.objects.get(pk=letter.pk)
+                read.set()
+                decided.wait(timeout=0.3)
+                DeadLetter.objects.filter(pk=letter.pk).update(status=stale.status)
+        finally:
+            connections[database].close()
+
+    with ThreadPoolExecutor(1) as other:
+        late = other.submit(write_late)
+        read.wait(timeout=30)
+        discard(letter)
+        decided.set()
+        late.result()
+
+    assert DeadLetter.objects.get(pk=letter.pk).status == LetterStatus.DISCARDED
+
+
+def test_a_body_that_was_compressed_for_one_call_is_sent_whole(worker: Worker) -> None:
+    key = uuid4().hex
+    result = tasks.broken_until_healed.apply_async((key,), compression="gzip")
+    letter = eventually(lambda: DeadLetter.objects.get(task_id=result.id))
+    tasks.heal(key)
+    requeue(letter)
+
+    assert eventually(lambda: TaskRun.objects.get(task_id=result.id, state=TaskState.SUCCESS)).result == "healed"
+
+
+def test_a_countdown_leaves_as_much_time_to_run_as_before(database: str, queue: BrokerQueue) -> None:
+    letter = letter_of(queue, lambda: tasks.add.apply_async((1, 2), expires=600))
+    requeue(letter, countdown=3600)
+
+    headers = queue.messages()[0]["headers"]
+    after = datetime.fromisoformat(headers["expires"]) - datetime.fromisoformat(headers["eta"])
+    assert timedelta(seconds=590) < after < timedelta(seconds=610)
+
+
+def test_people_are_told_what_a_requeue_will_not_do(worker: Worker) -> None:
+    result: Any = chord([tasks.succeed.si(), tasks.fail.si()])(tasks.collect.s())
+    header = [member.id for member in result.parent.results]
+    letter = eventually(lambda: DeadLetter.objects.get(task_id__in=header))
+
+    assert [note for note in preflight.notes(letter) if "chord" in note]
+
+
 def test_a_letter_that_could_not_be_sent_can_be_sent_later(
     letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,8 +364,10 @@ def test_a_process_that_dies_before_its_send_leaves_a_letter_that_opens_again(
     module.settle_interrupted()
     letter.refresh_from_db()
     assert letter.status == LetterStatus.OPEN
-    assert AuditEntry.objects.get().outcome == "interrupted: it is not known whether the message was sent"
-    assert requeue(letter).generation == 1
+    entry = AuditEntry.objects.get()
+    assert entry.outcome == "interrupted: it is not known whether the message was sent"
+    assert (entry.user_name, entry.why) == ("li", "the supplier is back")
+    assert requeue(letter).generation == 2  # what may have been sent was generation 1
 
 
 def test_a_process_that_dies_after_its_send_changes_nothing_for_the_task(
@@ -250,7 +393,7 @@ def interrupt(letter: DeadLetter, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as dying:
         dying.setattr(module, "publish", _die)
         with pytest.raises(KeyboardInterrupt):
-            requeue(letter)
+            requeue(letter, by="li", reason="the supplier is back")
 
 
 def _die(*args: Any) -> NoReturn:
@@ -295,7 +438,22 @@ def refusal_of(letter: DeadLetter, **options: Any) -> NotRequeueable:
 
 
 @pytest.mark.parametrize(
-    "options", [{"attempts": "twice"}, {"attempts": 0}, {"attempts": True}, {"countdown": -1}, {"countdown": "soon"}]
+    "options",
+    [
+        {"attempts": "twice"},
+        {"attempts": 0},
+        {"attempts": True},
+        {"countdown": -1},
+        {"countdown": "soon"},
+        {"countdown": float("inf")},
+        {"args": "abc"},
+        {"args": 5},
+        {"kwargs": [1]},
+        {"kwargs": {1: 2}},
+        {"queue": ""},
+        {"queue": 5},
+        {"args": [object()]},
+    ],
 )
 def test_odd_options_are_refused(letter: DeadLetter, options: dict[str, Any]) -> None:
     assert refusal_of(letter, **options).code == "bad_option"
