@@ -112,6 +112,7 @@ with_options.delay()
 
 
 def test_type_checkers_check_the_arguments_of_delay(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="expected mypy; install the extra `lint`")
     source = tmp_path / "checked.py"
     source.write_text(CHECKED)
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(source)]
