@@ -82,6 +82,14 @@ def end(task: Any, state: str | None, result: Any) -> None:
     span = span_of(task.request) or begin(task)  # what ends before its run() has not begun yet
     if span is None:
         return
+    try:
+        _tell_end(task, span, state, result)
+    finally:
+        # What it raised leads by its traceback to the request, which would never be forgotten.
+        _spans.pop(task.request, None)
+
+
+def _tell_end(task: Any, span: Span, state: str | None, result: Any) -> None:
     left = None if state == states.SUCCESS else _left_by(span, result)
     if left is None and (span.returned or state == states.SUCCESS):
         tell(task, EventKind.SUCCEEDED, outcome=_success(task, result))

@@ -89,7 +89,7 @@ class TaskOpsRequest:
             return super()._announce_cancelled(*args, **kwargs)  # type: ignore[misc]
         finally:
             if not put_back:
-                _tell(self, EventKind.CANCELLED, Outcome())
+                _tell(self, EventKind.CANCELLED, Outcome(**routing(self.task)))  # type: ignore[attr-defined]
 
 
 @contextmanager

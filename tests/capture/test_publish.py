@@ -1,6 +1,7 @@
 """The publisher's side: transactions, event loops, odd arguments, and what leaves no trace."""
 
 import asyncio
+import gc
 import pickle
 from base64 import b64decode
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from kombu.exceptions import EncodeError
 from pytest_django import Settings
 
 from django_taskops.capture import headers as own
+from django_taskops.capture import lifecycle
 from django_taskops.capture.envelope import Envelope
 from django_taskops.models import RunEnvelope, TaskRun
 from django_taskops.states import TaskState
@@ -238,6 +240,16 @@ class TestEagerMode:
     def test_a_test_without_any_database_runs_tasks(self) -> None:
         """As in SimpleTestCase, where a query raises."""
         assert tasks.tracked_flaky.delay(uuid4().hex, 1).get() == 2
+
+    @pytest.mark.usefixtures("database")
+    def test_nothing_is_remembered_of_what_has_ended(self, settings: Settings) -> None:
+        settings.TASKOPS = {**settings.TASKOPS, "RECORD_EAGER": True}
+        for _ in range(3):
+            tasks.fail.delay()
+            tasks.flaky.delay(uuid4().hex, 1)
+        gc.collect()
+
+        assert len(lifecycle._spans) == 0
 
     @for_real
     @pytest.mark.usefixtures("database")
