@@ -19,6 +19,7 @@ HOOKS = [
     request._tell_error,
     request._tell_failure,
     request._tell_revoked,
+    receivers._take_over,
     wrapper._begin,
     _report,
 ]
