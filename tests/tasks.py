@@ -366,3 +366,13 @@ def publish_for_ever(queue: str) -> str:
 @shared_task(bind=True)
 def look_at_its_request(self: "Task[Any, Any]") -> int:
     return len(json.dumps(vars(self.request), default=str))
+
+
+class KilledAtItsEnd(Task):  # type: ignore[type-arg]
+    def on_success(self, *_args: Any, **_kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@shared_task(base=KilledAtItsEnd)
+def succeed_and_be_killed() -> str:
+    return "stored before"

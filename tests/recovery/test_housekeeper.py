@@ -114,3 +114,45 @@ def test_a_worker_puts_the_notice_of_a_death_on_the_tasks_dead_letter_queue(
     notice = message["headers"]["taskops_dead_letter"]
     assert (notice["task_id"], notice["reason"], notice["generation"]) == (result.id, "non_retryable", 0)
     assert b64decode(message["body"]).startswith(b'[["A1"], {}')
+
+
+@pytest.mark.parametrize("error", [ConnectionError, SystemExit])
+def test_a_receiver_that_fails_keeps_it_from_none_of_the_others(database: str, error: type[BaseException]) -> None:
+    def fail(**_kwargs: Any) -> None:
+        raise error("down")
+
+    story = Story()
+    writer.apply([story.published(), story.failed()])
+    task_dead_lettered.connect(fail)
+    try:
+        with Heard(task_dead_lettered) as deaths:
+            housekeeper.carry_out()
+    finally:
+        task_dead_lettered.disconnect(fail)
+
+    assert OutboxEntry.objects.get().status == OutboxStatus.PENDING
+    assert len(deaths.letters) == (1 if error is ConnectionError else 0)
+
+
+def test_an_error_whose_text_no_database_stores_does_not_stop_the_pass(database: str) -> None:
+    def fail(**_kwargs: Any) -> None:
+        raise ValueError("nul \x00 byte")
+
+    stories = [Story(), Story()]
+    writer.apply([event for story in stories for event in (story.published(), story.failed())])
+    task_dead_lettered.connect(fail)
+    try:
+        assert housekeeper.carry_out() == 0
+    finally:
+        task_dead_lettered.disconnect(fail)
+
+    assert [entry.tries for entry in OutboxEntry.objects.all()] == [1, 1]
+
+
+def test_a_letter_without_its_message_has_a_notice_all_the_same(database: str, queue: BrokerQueue) -> None:
+    story = Story()
+    notices = BrokerQueue(f"{queue.name}-dead")
+    writer.apply([story.published(envelope=None), story.failed(dead_letter_queue=notices.name)])
+
+    assert housekeeper.carry_out() == 2
+    assert notices.messages()[0]["headers"]["taskops_dead_letter"]["task_id"] == story.task_id
