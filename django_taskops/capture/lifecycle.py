@@ -43,6 +43,7 @@ class Span:
     returned: bool = False
     raised: BaseException | None = None
     retry_refused: bool = False
+    ended: bool = False
     progress_told: float = 0.0
 
 
@@ -85,6 +86,7 @@ def end(task: Any, state: str | None, result: Any) -> None:
     try:
         _tell_end(task, span, state, result)
     finally:
+        span.ended = True
         # What it raised leads by its traceback to the request, which would never be forgotten.
         _spans.pop(task.request, None)
 
@@ -137,7 +139,7 @@ def limit_goes_on(receiver: Callable[..., None]) -> Callable[..., None]:
 
 
 def _strike_again(span: Span | None) -> None:
-    if span is not None and not span.returned and span.raised is None:
+    if span is not None and not span.ended and not span.returned and span.raised is None:
         os.kill(os.getpid(), signal.SIGUSR1)  # billiard's signal for the soft limit
 
 

@@ -29,6 +29,7 @@ MAX_INT_BITS = 1024
 MAX_REPR_ITEMS = 1000
 MAX_SECONDS = 0.05  # for the values' own code
 
+_CHEAP_TO_COUNT = ("builtins", "collections", "array", "numpy")
 _PLAIN = (datetime, date, clock_time, timedelta, Decimal, UUID, PurePath)
 
 
@@ -119,6 +120,10 @@ class _View:
     def _speaks_of_secrets(self, flat: str) -> bool:
         return any(pattern in flat for pattern in self._patterns)
 
+    def _speaks(self, flat: str) -> bool:
+        """True where a text names anything secret."""
+        return self._speaks_of_secrets(flat) or any(name in flat for name in self._sensitive)
+
     def _render(self, value: Any, depth: int) -> JSON:
         if value is None or isinstance(value, bool):
             return value
@@ -166,7 +171,7 @@ class _View:
 
     def _text(self, text: str) -> str:
         """JSON in a text is looked into: what can't be, and speaks of a secret, is masked."""
-        if text[:1] not in ("{", "[") or not self._speaks_of_secrets(_flat(text)):
+        if text.lstrip()[:1] not in ("{", "[") or not self._speaks(_flat(text)):
             return _cut(text)
         try:
             return _cut(json.dumps(self.of(json.loads(text)), ensure_ascii=False))
@@ -177,13 +182,13 @@ class _View:
         """A repr is opaque: where it speaks of a secret, all of it is masked. It may take any time: large containers,
         and all that comes when the time is used up, are only named."""
         name = type(value).__name__
-        if isinstance(value, Sized) and len(value) > MAX_REPR_ITEMS:
+        if hasattr(value, "_result_cache") or time.monotonic() > self._until:
+            return f"<{name}>"  # a queryset would ask the database
+        if type(value).__module__ in _CHEAP_TO_COUNT and isinstance(value, Sized) and len(value) > MAX_REPR_ITEMS:
             return f"<{name} of {len(value)}>"
-        if time.monotonic() > self._until:
-            return f"<{name}>"
         text = repr(value)
         flat = _flat(text[: 100 * MAX_CHARS])
-        if self._speaks_of_secrets(flat) or any(name in flat for name in self._sensitive):
+        if self._speaks(flat):
             return f"<{name}: {MASK}>"
         return text
 

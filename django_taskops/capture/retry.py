@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 from celery.exceptions import MaxRetriesExceededError, Reject, Retry
@@ -33,7 +34,7 @@ def _retry(task: Any, original: Callable[..., Any], *positional: Any, **named: A
     _refuse(task, given)
     before = vars(task).get("override_max_retries")
     try:
-        return original(*positional, **named | _granted(task, given))
+        return original(*positional, **named | _granted(task, original, given))
     except (Retry, Reject):
         raise
     except Exception:
@@ -56,11 +57,15 @@ def _refuse(task: Any, given: Mapping[str, Any]) -> None:
         raise MaxRetriesExceededError(f"no retry is left for {task.name}[{task.request.id}]")
 
 
-def _granted(task: Any, given: Mapping[str, Any]) -> dict[str, int]:
-    """More retries than the task's own policy, where a requeue grants them."""
+def _granted(task: Any, original: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, int]:
+    """More retries than the task's own policy, where a requeue grants them and the project's `retry` has its own say
+    neither in the call nor in its parameters."""
     starts = getattr(task.request, own.ATTEMPTS, None)
-    limit = given.get("max_retries") if given.get("max_retries") is not None else task.max_retries
-    return {} if starts is None or limit is None or starts - 1 <= limit else {"max_retries": starts - 1}
+    if starts is None or task.max_retries is None or starts - 1 <= task.max_retries or "max_retries" in given:
+        return {}
+    parameters = signature(original).parameters.values()
+    takes_it = any(p.name == "max_retries" or p.kind is Parameter.VAR_KEYWORD for p in parameters)
+    return {"max_retries": starts - 1} if takes_it else {}
 
 
 def _forget_grant(task: Any, before: int | None) -> None:

@@ -20,7 +20,7 @@ class Journal(Protocol):
         """Keeps `event`. May raise: the caller protects the user's task."""
 
     def deferring(self) -> bool:
-        """True where an event appended now could still be undone by the caller's own rollback."""
+        """True where an event appended now may still get lost: by the caller's rollback, or with this process."""
 
     def read(self, limit: int) -> Sequence[Entry]:
         """At most `limit` entries that wait, oldest first. They stay until they are acknowledged."""

@@ -57,7 +57,7 @@ class DirectJournal:
             self.postponed.put(event)
 
     def deferring(self) -> bool:
-        return not _in_event_loop() and self._writer.in_transaction()
+        return _in_event_loop() or time.monotonic() < self._paused_until or self._writer.in_transaction()
 
     def flush(self, **_signal: object) -> None:
         """Gives what is postponed two more seconds, in a process that ends."""

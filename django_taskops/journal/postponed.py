@@ -43,8 +43,16 @@ class Postponed:
                 self._waiting.popleft()
             self._waiting.append(_Waiting(event, time.monotonic() + KEPT_SECONDS))
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name="taskops-postponed", daemon=True)
-                self._thread.start()
+                self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._work, name="taskops-postponed", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # at the very end of a process
+            logger.error("django-taskops: no thread to write what waits: %r", error)  # noqa: TRY400
+        else:
+            self._thread = thread
 
     def flush(self, seconds: float) -> bool:
         """Waits up to `seconds` for what is postponed; True where nothing is left. For a process that ends."""

@@ -12,7 +12,11 @@ from ..capture.envelope import Envelope
 TIMEOUT_SECONDS = 5.0
 
 _TIMEOUTS = {
-    "redis": {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS},
+    "redis": {
+        "socket_timeout": TIMEOUT_SECONDS,
+        "socket_connect_timeout": TIMEOUT_SECONDS,
+        "retry_on_timeout": False,  # it would push the message again
+    },
     "amqp": {"read_timeout": TIMEOUT_SECONDS, "write_timeout": TIMEOUT_SECONDS},
 }
 

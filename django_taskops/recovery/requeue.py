@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import current_app
-from django.db import DatabaseError, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from ..capture import headers as own
@@ -69,7 +69,7 @@ def requeue(
             f"minutes unless the task is heard of: {error}",
         ) from error
     except Exception as error:  # whatever the broker's client raises: the letter must not hang
-        _reopen(dead_letter, sending.intent, f"not sent: {error!r}", decision, sent=False)
+        _reopen(dead_letter, sending.intent, f"not sent: {error!r}", decision, sent_generation=sending.earlier)
         raise NotRequeueable(
             "not_sent", f"the broker did not take the message, the letter is open again: {error!r}"
         ) from error
@@ -79,6 +79,7 @@ def requeue(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sending:
     intent: OutboxEntry
+    earlier: int | None  # the generation of a send before this one that may have arrived
     envelope: Envelope
     call: Call
     task_id: str
@@ -88,10 +89,12 @@ class _Sending:
 def _commit_intent(letter: DeadLetter, changes: Changes, decision: Decided, *, force: bool) -> _Sending:
     with preflight.outermost_transaction():
         run = TaskRun.objects.select_for_update().get(pk=letter.run_id)
+        letter.refresh_from_db(fields=["status", "sent_generation"])
+        earlier = letter.sent_generation
         if not force:
             preflight.check_idle(letter, run)
         moves = preflight.needs_new_id(letter, run)
-        generation = 0 if moves else max(run.generation, letter.sent_generation or 0) + 1
+        generation = 0 if moves else max(run.generation, earlier or 0) + 1
         envelope = message_for(letter, generation, changes, new_id=moves)
         task_id = storable_id(envelope.headers["id"])
         sent = {"requeued_as": task_id} if moves else {"sent_generation": generation}
@@ -109,6 +112,7 @@ def _commit_intent(letter: DeadLetter, changes: Changes, decision: Decided, *, f
         )
     return _Sending(
         intent=intent,
+        earlier=earlier,
         envelope=envelope,
         call=changes.described(rows.run_of(run).call, envelope),
         task_id=task_id,
@@ -122,7 +126,7 @@ def _confirm(letter: DeadLetter, sending: _Sending, decision: Decided) -> Decisi
     outcome = "sent"
     try:
         _write_down(letter, sending, decision)
-    except DatabaseError:
+    except Exception:
         outcome = "sent, not confirmed"
         logger.warning("django-taskops: the requeue of %s is not confirmed yet", letter.task_id, exc_info=True)
     return Decision(
@@ -156,13 +160,20 @@ def settle_interrupted() -> None:
     waiting = OutboxEntry.objects.filter(kind=OutboxKind.REQUEUE, status=OutboxStatus.PENDING, created_at__lt=old)
     for intent in waiting.order_by("pk")[:100]:
         with transaction.atomic(using=conf.DATABASE):
-            letter = DeadLetter.objects.get(pk=intent.payload["dead_letter"])
+            letter = DeadLetter.objects.filter(pk=intent.payload["dead_letter"]).first()
+            if letter is None:
+                _settle(intent, OutboxStatus.FAILED, "the letter is gone")
+                continue
             run = TaskRun.objects.select_for_update().get(pk=letter.run_id)
             letter.refresh_from_db(fields=["status", "sent_generation", "requeued_as"])
             decision = Decided.from_payload(intent.payload)
             if letter.status == LetterStatus.REQUEUED and not _heard_of(letter, run):
                 _reopen(
-                    letter, intent, "interrupted: it is not known whether the message was sent", decision, sent=True
+                    letter,
+                    intent,
+                    "interrupted: it is not known whether the message was sent",
+                    decision,
+                    sent_generation=letter.sent_generation,
                 )
             else:
                 _settle(intent, OutboxStatus.DONE)
@@ -175,12 +186,13 @@ def _heard_of(letter: DeadLetter, run: TaskRun) -> bool:
     return (run.publication, run.generation) >= (letter.publication, letter.sent_generation or 0)
 
 
-def _reopen(letter: DeadLetter, intent: OutboxEntry, outcome: str, decision: Decided, *, sent: bool) -> None:
-    """`sent` where the broker may have the message: then the next send is a generation of its own."""
-    facts = {} if sent else {"sent_generation": None}
+def _reopen(
+    letter: DeadLetter, intent: OutboxEntry, outcome: str, decision: Decided, *, sent_generation: int | None
+) -> None:
+    """`sent_generation` is the newest one that the broker may have: the next send is a generation of its own."""
     with transaction.atomic(using=conf.DATABASE):
         TaskRun.objects.select_for_update().get(pk=letter.run_id)
-        take(letter, LetterStatus.REQUEUED, LetterStatus.OPEN, requeued_as="", **facts)
+        take(letter, LetterStatus.REQUEUED, LetterStatus.OPEN, requeued_as="", sent_generation=sent_generation)
         _settle(intent, OutboxStatus.FAILED, outcome)
         audit(letter, AuditAction.REQUEUE, decision, outcome=outcome)
 

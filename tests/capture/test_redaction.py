@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 from celery import shared_task
+from django.contrib.auth.models import User
 from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
@@ -77,7 +78,14 @@ def test_behind_a_decorator_that_adds_an_argument_no_place_can_be_trusted() -> N
 def test_pairs_and_json_in_a_text_are_looked_into() -> None:
     assert display([["Authorization", "Bearer x"], ["Accept", "text"]]) == [["Authorization", MASK], ["Accept", "text"]]
     assert display('{"password": "hunter2", "n": 1}') == '{"password": "[redacted]", "n": 1}'
-    assert display('{"password": cut') == MASK
+    assert display(' {"password": cut') == MASK
+    assert display('{"note": "x"}', sensitive=("note",)) == '{"note": "[redacted]"}'
+
+
+@pytest.mark.django_db
+def test_a_queryset_is_named_and_not_asked(django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(0):
+        assert display([User.objects.all()]) == ["<QuerySet>"]
 
 
 def test_rendering_takes_no_longer_than_its_budget_however_slow_the_values_are() -> None:

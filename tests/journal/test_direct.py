@@ -1,5 +1,6 @@
 """The direct journal: at once, on commit, or a little later; never in the task's way for long."""
 
+import asyncio
 import os
 import time
 from collections.abc import Sequence
@@ -100,6 +101,17 @@ def test_a_locked_table_holds_a_task_up_once_and_briefly(database: str) -> None:
     with connections[database].cursor() as cursor:
         cursor.execute("SHOW lock_timeout")
         assert cursor.fetchone() == ("0",)
+
+
+def test_what_a_thread_still_has_to_write_may_get_lost_with_the_process() -> None:
+    async def publish() -> bool:
+        return DirectJournal(writer).deferring()
+
+    paused = DirectJournal(writer)
+    paused._paused_until = time.monotonic() + 60
+
+    assert asyncio.run(publish())
+    assert paused.deferring()
 
 
 def test_nothing_is_ever_read_from_it() -> None:

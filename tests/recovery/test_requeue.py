@@ -15,7 +15,7 @@ import pytest
 from celery import Celery, chain, chord, current_app
 from celery.app import app_or_default
 from django.contrib.auth.models import User
-from django.db import OperationalError, connections, transaction
+from django.db import InterfaceError, connections, transaction
 from django.utils import timezone
 from kombu.utils import json
 from pytest_django import Settings
@@ -246,7 +246,7 @@ def test_a_database_that_goes_away_after_the_send_is_no_refusal(
 
 
 def _lose_the_database(*args: Any) -> NoReturn:
-    raise OperationalError("the database is away")
+    raise InterfaceError("connection already closed")
 
 
 def test_without_autocommit_it_is_refused_like_inside_a_transaction(
@@ -368,6 +368,38 @@ def test_a_process_that_dies_before_its_send_leaves_a_letter_that_opens_again(
     assert entry.outcome == "interrupted: it is not known whether the message was sent"
     assert (entry.user_name, entry.why) == ("li", "the supplier is back")
     assert requeue(letter).generation == 2  # what may have been sent was generation 1
+
+
+def test_a_generation_that_may_have_arrived_is_never_used_again(
+    letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = DeadLetter.objects.get(pk=letter.pk)
+    with monkeypatch.context() as uncertain:
+        uncertain.setattr(module, "publish", _lose_the_answer)
+        with pytest.raises(NotRequeueable):
+            requeue(letter)
+    OutboxEntry.objects.update(created_at=timezone.now() - timedelta(minutes=6))
+    module.settle_interrupted()
+    with monkeypatch.context() as down:
+        down.setattr(module, "publish", _refuse)
+        with pytest.raises(NotRequeueable):
+            requeue(stale)
+
+    assert requeue(DeadLetter.objects.get(pk=letter.pk)).generation == 2
+
+
+def test_an_intent_whose_letter_is_gone_does_not_stop_the_others(
+    database: str, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, waiting = (letter_of(queue, tasks.fail.delay) for _ in range(2))
+    for letter in (gone, waiting):
+        interrupt(letter, monkeypatch)
+    DeadLetter.objects.filter(pk=gone.pk).delete()
+    OutboxEntry.objects.update(created_at=timezone.now() - timedelta(minutes=6))
+    module.settle_interrupted()
+
+    waiting.refresh_from_db()
+    assert waiting.status == LetterStatus.OPEN
 
 
 def test_a_process_that_dies_after_its_send_changes_nothing_for_the_task(
@@ -558,7 +590,11 @@ def test_a_requeue_that_dies_again_leaves_a_letter_that_points_back(worker: Work
     assert requeue(again).generation == 2
 
 
-@pytest.mark.parametrize("task", [tasks.flaky, tasks.retry_manually, tasks.tracked_flaky], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "task",
+    [tasks.flaky, tasks.retry_manually, tasks.tracked_flaky, tasks.retry_through_a_narrow_override],
+    ids=lambda task: task.name,
+)
 def test_a_budget_of_starts_holds_for_every_way_to_retry(worker: Worker, task: Any) -> None:
     key = uuid4().hex
     result = task.apply_async((key, 99), headers={own.ATTEMPTS: 1})
