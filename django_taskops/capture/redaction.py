@@ -10,10 +10,12 @@ from datetime import date, datetime, timedelta
 from datetime import time as clock_time
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from inspect import Parameter, signature
 from pathlib import PurePath
 from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -29,6 +31,7 @@ MAX_INT_BITS = 1024
 MAX_REPR_ITEMS = 1000
 MAX_SECONDS = 0.05  # for the values' own code
 
+_LIKE_JSON = re.compile(r"\s*[{\[]").match
 _CHEAP_TO_COUNT = ("builtins", "collections", "array", "numpy")
 _PLAIN = (datetime, date, clock_time, timedelta, Decimal, UUID, PurePath)
 
@@ -48,6 +51,16 @@ class Parameters:
 
 def parameters_of(task: Any) -> Parameters:
     """The parameters of the task's own function; none where they can't be known."""
+    known = _parameters.get(task.__class__)  # Celery makes a class for each task; `type` would see its proxy
+    if known is None:
+        known = _parameters[task.__class__] = _read_parameters(task)
+    return known
+
+
+_parameters: WeakKeyDictionary[type, Parameters] = WeakKeyDictionary()
+
+
+def _read_parameters(task: Any) -> Parameters:
     function = getattr(task, "__wrapped__", None) or type(task).run.__get__(task)
     try:
         outer, inner = signature(function, follow_wrapped=False), signature(function)
@@ -88,15 +101,41 @@ def within(value: JSON, limit: int) -> JSON:
 
 def _flat(name: str) -> str:
     """`cardNumber`, `card-number` and `CARD_NUMBER` are one name."""
-    return re.sub(r"[-_ ]", "", name).lower()
+    return name.translate(_SEPARATORS).lower()
+
+
+_SEPARATORS = str.maketrans("", "", "-_ ")
+
+
+@lru_cache(maxsize=64)
+def _secrets(patterns: tuple[str, ...], sensitive: tuple[str, ...]) -> "_Secrets":
+    return _Secrets(tuple(map(_flat, patterns)), frozenset(map(_flat, sensitive)))
+
+
+class _Secrets:
+    """Which names are secret; it remembers the latest thousand."""
+
+    def __init__(self, patterns: tuple[str, ...], sensitive: frozenset[str]) -> None:
+        self._patterns = patterns
+        self._sensitive = sensitive
+        self.hold = lru_cache(maxsize=1024)(self._hold)
+
+    def _hold(self, name: str) -> bool:
+        flat = _flat(name[:COLUMN])
+        return flat in self._sensitive or any(pattern in flat for pattern in self._patterns)
+
+    def spoken_of(self, text: str) -> bool:
+        """True where a text names anything secret."""
+        flat = _flat(text)
+        return any(name in flat for name in (*self._patterns, *self._sensitive))
 
 
 class _View:
     """One value being rendered, with what is left of its budget."""
 
     def __init__(self, sensitive: Iterable[str]) -> None:
-        self._patterns = [_flat(pattern) for pattern in conf.REDACT]
-        self._sensitive = frozenset(map(_flat, sensitive))
+        self._secrets = _secrets(tuple(conf.REDACT), tuple(sensitive))
+        self.is_secret = self._secrets.hold
         self._left = MAX_VALUES
         self._until = time.monotonic() + MAX_SECONDS
 
@@ -106,23 +145,14 @@ class _View:
         self._left -= 1
         if self._left < 0:
             return "…"
+        if value.__class__ is str:  # the usual case, at once
+            return self._text(value)
         try:
             return self._render(value, depth)
         except SoftTimeLimitExceeded:
             raise
         except Exception as error:  # noqa: BLE001 the value's own code runs here
             return f"<{type(value).__name__}: {type(error).__name__} while it was rendered>"
-
-    def is_secret(self, name: str) -> bool:
-        flat = _flat(name[:COLUMN])
-        return flat in self._sensitive or self._speaks_of_secrets(flat)
-
-    def _speaks_of_secrets(self, flat: str) -> bool:
-        return any(pattern in flat for pattern in self._patterns)
-
-    def _speaks(self, flat: str) -> bool:
-        """True where a text names anything secret."""
-        return self._speaks_of_secrets(flat) or any(name in flat for name in self._sensitive)
 
     def _render(self, value: Any, depth: int) -> JSON:
         if value is None or isinstance(value, bool):
@@ -138,6 +168,8 @@ class _View:
         return self._compound(value, depth)
 
     def _compound(self, value: Any, depth: int) -> JSON:
+        if value.__class__ is dict:
+            return self._mapping(value, depth)
         if is_dataclass(value) and not isinstance(value, type):
             value = {field.name: getattr(value, field.name, None) for field in fields(value)}
         elif isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -171,7 +203,7 @@ class _View:
 
     def _text(self, text: str) -> str:
         """JSON in a text is looked into: what can't be, and speaks of a secret, is masked."""
-        if text.lstrip()[:1] not in ("{", "[") or not self._speaks(_flat(text)):
+        if not _LIKE_JSON(text) or not self._secrets.spoken_of(text):
             return _cut(text)
         try:
             return _cut(json.dumps(self.of(json.loads(text)), ensure_ascii=False))
@@ -187,8 +219,7 @@ class _View:
         if type(value).__module__ in _CHEAP_TO_COUNT and isinstance(value, Sized) and len(value) > MAX_REPR_ITEMS:
             return f"<{name} of {len(value)}>"
         text = repr(value)
-        flat = _flat(text[: 100 * MAX_CHARS])
-        if self._speaks(flat):
+        if self._secrets.spoken_of(text[: 100 * MAX_CHARS]):
             return f"<{name}: {MASK}>"
         return text
 
