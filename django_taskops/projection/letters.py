@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from ..models import DeadLetter, OutboxEntry, OutboxKind, RunEnvelope, TaskRun
 from ..states import FINISHED, SETTLED, DeadLetterReason, LetterStatus
-from .merge import Letter, Merged, statuses
+from .merge import Letter, Merged, Run, statuses
 from .rows import attempt_of, run_of, stored
 from .verdict import Delivery, Epoch
 
@@ -16,10 +16,10 @@ DESCRIPTION_MAX_CHARS = 1000
 Letters = Mapping[int, Mapping[Epoch, DeadLetter]]
 
 
-def of_runs(runs: Iterable[TaskRun]) -> Letters:
-    """All letters of `runs`, by run and epoch."""
+def of_runs(runs: Collection[int]) -> Letters:
+    """All letters of the runs with these primary keys, by run and epoch."""
     found: dict[int, dict[Epoch, DeadLetter]] = defaultdict(dict)
-    for letter in DeadLetter.objects.filter(run__in=[run.pk for run in runs]):
+    for letter in DeadLetter.objects.filter(run__in=runs) if runs else ():
         found[letter.run_id][letter.publication, letter.generation] = letter
     return found
 
@@ -41,28 +41,28 @@ def as_merged(letter: DeadLetter) -> Letter:
     )
 
 
-def write(runs: Iterable[TaskRun], merged: Mapping[int, Merged], stored: Letters, described: Collection[int]) -> None:
+def write(merged: Mapping[int, Merged], stored: Letters, described: Collection[int]) -> None:
     """Writes the letters that are new or have changed, each with its envelope, and the notices they call for.
 
     `described` are the runs of which this batch brought the newest description, and with it their envelope.
     """
     changed: list[DeadLetter] = []
     notices: list[OutboxEntry] = []
-    for run in runs:
-        for epoch, status in sorted(merged[run.pk].letters.items()):
-            letter = stored[run.pk].get(epoch) or _new(run, epoch)
-            if _update(letter, status, merged[run.pk], described):
+    for pk, result in merged.items():
+        for epoch, status in sorted(result.letters.items()):
+            letter = stored.get(pk, {}).get(epoch) or _new(pk, result.run, epoch)
+            if _update(letter, status, result, described):
                 changed.append(letter)
-                notices += _notices(letter, merged[run.pk].deaths.get(epoch))
+                notices += _notices(letter, result.deaths.get(epoch))
     if changed:
         _write(changed, merged, described)
-    notices += _settle_origins([merged[run.pk] for run in runs if run.requeued_from])
+    notices += _settle_origins([result for result in merged.values() if result.run.call.requeued_from])
     OutboxEntry.objects.bulk_create(notices, ignore_conflicts=True)
 
 
-def _new(run: TaskRun, epoch: Epoch) -> DeadLetter:
+def _new(pk: int, run: Run, epoch: Epoch) -> DeadLetter:
     return DeadLetter(
-        run_id=run.pk,  # the object would ask the project's routers
+        run_id=pk,  # an object would ask the project's routers
         task_id=run.task_id,
         task_name=run.task_name,
         publication=epoch[0],

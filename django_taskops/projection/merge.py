@@ -68,7 +68,7 @@ def merge(run: Run, attempts: Mapping[str, Delivery], letters: Sequence[Letter],
     stored, obsolete = _attempts(run.shown, shown, known, attempts, events)
     deaths = _deaths(known, shown, events)
     return Merged(
-        run=_describe(replace(run, shown=shown), events),
+        run=_described(run, shown, events),
         attempts=stored,
         obsolete=obsolete,
         letters=_statuses(known, shown, letters, deaths),
@@ -81,9 +81,14 @@ def _known(run: Run, attempts: Mapping[str, Delivery], events: Sequence[Event]) 
     if run.shown.delivery:
         stored = attempts.get(run.shown.delivery)
         known[run.shown.delivery] = replace(run.shown, frames=stored.frames if stored else ())
+    seen: dict[str, list[Event]] = {}
     for event in events:
         if event.delivery:
-            known[event.delivery] = observe(known.get(event.delivery) or begin(event, known.values()), event)
+            if event.delivery not in known:
+                known[event.delivery] = begin(event, known.values())
+            seen.setdefault(event.delivery, []).append(event)
+    for delivery, its_events in seen.items():
+        known[delivery] = observe(known[delivery], *its_events)
     return known
 
 
@@ -99,34 +104,53 @@ def _order(delivery: Delivery) -> tuple[int, int, int, str]:
     return (delivery.nesting, delivery.retries, delivery.seen, delivery.delivery)
 
 
-def _describe(run: Run, events: Sequence[Event]) -> Run:
-    """The newest send describes the call."""
-    for event in events:
-        if not run.task_name:
-            run = replace(run, task_name=event.task_name)
+@dataclass(slots=True)
+class _Description:
+    """What a run says of itself beside its delivery, while events are told."""
+
+    task_name: str
+    enqueued_at: datetime | None
+    described: str
+    call: Call
+    newly_described: bool = False
+
+    def tell(self, event: Event) -> None:
+        self.task_name = self.task_name or event.task_name
         if event.kind is EventKind.PUBLISHED and event.retries == 0:
-            latest = event.at if run.enqueued_at is None else max(run.enqueued_at, event.at)
-            run = replace(run, enqueued_at=latest)
+            self.enqueued_at = max(self.enqueued_at or event.at, event.at)
         if event.call:
-            run = _described_by(run, event, event.call)
-    return run
+            self._describe(event, event.call)
+
+    def _describe(self, event: Event, call: Call) -> None:
+        """Of one send, the message on the wire is right about everything but the arguments for display: only their
+        publisher had the objects, and their names. The newest send describes the call."""
+        send = f"{event.publication}/{event.generation:06}/{event.nesting:05}/{event.retries:06}/"
+        teller = "publisher" if event.kind is EventKind.PUBLISHED else "wire"
+        held, _, tellers = self.described.rpartition("/")
+        if send > f"{held}/" or not self.described:
+            self.call, self.described, self.task_name = call, send + teller, event.task_name
+            self.newly_described = True
+        elif send == f"{held}/" and teller not in tellers:
+            wire, publisher = (call, self.call) if teller == "wire" else (self.call, call)
+            if publisher.args is not None:
+                wire = replace(wire, args=publisher.args, kwargs=publisher.kwargs)
+            self.call, self.described = wire, f"{send}publisher+wire"
+            self.newly_described = self.newly_described or teller == "wire"
 
 
-def _described_by(run: Run, event: Event, call: Call) -> Run:
-    """Of one send, the message on the wire is right about everything but the arguments for display: only their
-    publisher had the objects, and their names."""
-    send = f"{event.publication}/{event.generation:06}/{event.nesting:05}/{event.retries:06}/"
-    teller = "publisher" if event.kind is EventKind.PUBLISHED else "wire"
-    held, _, tellers = run.described.rpartition("/")
-    if send > f"{held}/" or not run.described:
-        return replace(run, call=call, described=send + teller, task_name=event.task_name, newly_described=True)
-    if send != f"{held}/" or teller in tellers:
-        return run
-    wire, publisher = (call, run.call) if teller == "wire" else (run.call, call)
-    if publisher.args is not None:
-        wire = replace(wire, args=publisher.args, kwargs=publisher.kwargs)
-    newly = run.newly_described or teller == "wire"
-    return replace(run, call=wire, described=f"{send}publisher+wire", newly_described=newly)
+def _described(run: Run, shown: Delivery, events: Sequence[Event]) -> Run:
+    told = _Description(run.task_name, run.enqueued_at, run.described, run.call, run.newly_described)
+    for event in events:
+        told.tell(event)
+    return Run(
+        task_id=run.task_id,
+        task_name=told.task_name,
+        shown=shown,
+        enqueued_at=told.enqueued_at,
+        described=told.described,
+        call=told.call,
+        newly_described=told.newly_described,
+    )
 
 
 def _attempts(

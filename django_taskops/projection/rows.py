@@ -3,7 +3,7 @@
 Instants are aware in values; in rows they are as the project's USE_TZ wants them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
@@ -19,37 +19,41 @@ from .verdict import Delivery
 _NOT_SHARED = ("retries", "frames", "result", "dead_letter_queue")
 _DELIVERY = [field.name for field in fields(Delivery) if field.name not in _NOT_SHARED]
 _CALL = [field.name for field in fields(Call) if field.name not in ("envelope", "envelope_error")]
+_SHOWN = [*_DELIVERY, "retries", "result"]
+_RUN = ["task_id", "task_name", "enqueued_at", "described"]
 
-RUN_FIELDS = ["task_name", "retries", "result", "enqueued_at", "described", *_DELIVERY, *_CALL]
+RUN_COLUMNS = ["pk", *_RUN, *_SHOWN, *_CALL]
 ATTEMPT_FIELDS = ["number", "frames", *(name for name in _DELIVERY if name != "delivery")]
 
 
 def run_of(row: TaskRun) -> Run:
-    shown = Delivery(retries=row.retries, result=row.result, **_values(row, _DELIVERY))
+    return run_from([getattr(row, name) for name in RUN_COLUMNS])
+
+
+def run_from(values: Sequence[Any]) -> Run:
+    """`values` in the order of RUN_COLUMNS."""
+    found = dict(zip(RUN_COLUMNS, values if settings.USE_TZ else map(_aware, values), strict=True))
     return Run(
-        task_id=row.task_id,
-        task_name=row.task_name,
-        shown=shown,
-        enqueued_at=_aware(row.enqueued_at),
-        described=row.described,
-        call=Call(**_values(row, _CALL)),
+        shown=Delivery(**{name: found[name] for name in _SHOWN}),
+        call=Call(**{name: found[name] for name in _CALL}),
+        **{name: found[name] for name in _RUN},
     )
 
 
+def columns_of(run: Run) -> dict[str, Any]:
+    """What the row of `run` says, but for its primary key and what is empty."""
+    found = {name: value for name in _RUN if (value := getattr(run, name)) is not None and value != ""}
+    for part, names in ((run.shown, _SHOWN), (run.call, _CALL)):
+        for name in names:
+            value = getattr(part, name)
+            if value is not None and value != "":
+                found[name] = value
+    return found
+
+
 def attempt_of(row: TaskAttempt) -> Delivery:
-    shared = _values(row, _DELIVERY)
+    shared = {name: _aware(getattr(row, name)) for name in _DELIVERY}
     return Delivery(retries=row.retries, frames=tuple(row.frames), **shared)
-
-
-def fill_run(row: TaskRun, run: Run) -> TaskRun:
-    """`row`, made to say what `run` says."""
-    for name in _DELIVERY:
-        setattr(row, name, stored(getattr(run.shown, name)))
-    for name in _CALL:
-        setattr(row, name, stored(getattr(run.call, name)))
-    row.retries, row.result = run.shown.retries, run.shown.result
-    row.task_name, row.enqueued_at, row.described = run.task_name, stored(run.enqueued_at), run.described
-    return row
 
 
 def new_attempt(run_pk: int, delivery: Delivery) -> TaskAttempt:
@@ -60,10 +64,6 @@ def new_attempt(run_pk: int, delivery: Delivery) -> TaskAttempt:
 def stored(value: Any) -> Any:
     """`value` as a column takes it: an aware instant becomes a naive one where the project has USE_TZ = False."""
     return timezone.make_naive(value) if isinstance(value, datetime) and not settings.USE_TZ else value
-
-
-def _values(row: TaskRun | TaskAttempt, names: Iterable[str]) -> dict[str, Any]:
-    return {name: _aware(getattr(row, name)) for name in names}
 
 
 def _aware(value: Any) -> Any:

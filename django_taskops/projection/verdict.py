@@ -44,6 +44,8 @@ REASONS: Mapping[EventKind, str] = {
     EventKind.UNDECODABLE: DeadLetterReason.UNDECODABLE,
 }
 
+_DEADLY = frozenset(DeadLetterReason.values)
+
 Epoch: TypeAlias = tuple[str, int]
 """(publication, generation): what one dead letter stands for."""
 
@@ -84,7 +86,7 @@ class Delivery:
 
     @property
     def dead(self) -> bool:
-        return self.state in FINISHED and self.reason in DeadLetterReason
+        return self.state in FINISHED and self.reason in _DEADLY
 
     @property
     def needs_attempt(self) -> bool:
@@ -104,52 +106,58 @@ def begin(event: Event, known: Iterable[Delivery]) -> Delivery:
     )
 
 
-def observe(delivery: Delivery, event: Event) -> Delivery:
-    """`delivery` with one more observation: commutative, associative, idempotent."""
-    facts: dict[str, Any] = {"seen": min(filter(None, (delivery.seen, event.position)), default=0)}
-    if event.kind is EventKind.RECEIVED:
-        facts["received_at"] = _earliest(delivery.received_at, event.at)
-    if event.kind is EventKind.STARTED:
-        facts["started_at"] = _earliest(delivery.started_at, event.at)
-    if event.executor:
-        facts |= {
-            name: getattr(event.executor, name)
-            for name in ("worker", "boot_id", "pid", "acks_late", "version")
-            if getattr(delivery, name) in ("", None)
-        }
-    if event.progress and event.progress["at"] > (delivery.progress or {}).get("at", ""):
+def observe(delivery: Delivery, *events: Event) -> Delivery:
+    """`delivery` with more observations: commutative, associative, idempotent."""
+    facts = {name: getattr(delivery, name) for name in _OBSERVED}
+    for event in events:
+        _notice(event, facts)
+        if event.kind in STATES and _outweighs(event, facts):
+            facts |= _verdict(event)
+    return replace(delivery, **facts)
+
+
+def _notice(event: Event, facts: dict[str, Any]) -> None:
+    """What an event says beside its verdict."""
+    if event.position:
+        facts["seen"] = min(facts["seen"] or event.position, event.position)
+    if instant := _INSTANTS.get(event.kind):
+        facts[instant] = min(facts[instant] or event.at, event.at)
+    for name in _EXECUTOR if event.executor else ():
+        if facts[name] in ("", None):
+            facts[name] = getattr(event.executor, name)
+    if event.progress and event.progress["at"] > (facts["progress"] or {}).get("at", ""):
         facts["progress"] = event.progress
-    return _judge(replace(delivery, **facts), event)
 
 
-def _judge(delivery: Delivery, event: Event) -> Delivery:
-    state = STATES.get(event.kind)
-    if state is None or not _outweighs(event, delivery):
-        return delivery
-    outcome = event.outcome or Outcome()
+_INSTANTS = {EventKind.RECEIVED: "received_at", EventKind.STARTED: "started_at"}
+_EXECUTOR = ("worker", "boot_id", "pid", "acks_late", "version")
+_OBSERVED = ("seen", "received_at", "started_at", "finished_at", "progress", "verdict", *_EXECUTOR)
+
+
+def _verdict(event: Event) -> dict[str, Any]:
+    outcome = event.outcome or _NO_OUTCOME
+    state = STATES[event.kind]
     if event.kind is EventKind.RECEIVED and event.retries:
         state = TaskState.RETRY  # in a worker's hands, and still waiting for its time
-    return replace(
-        delivery,
-        verdict=event.kind,
-        state=state,
-        reason=outcome.reason or REASONS.get(event.kind, ""),
-        finished_at=event.at if PRECEDENCE[event.kind] > PRECEDENCE[EventKind.STARTED] else None,
-        retry_at=outcome.retry_at,
-        exception_type=outcome.exception_type,
-        exception_message=outcome.exception_message,
-        traceback=outcome.traceback,
-        frames=outcome.frames,
-        result=outcome.result,
-        dead_letter_queue=outcome.dead_letter_queue,
-    )
+    return {
+        "verdict": event.kind,
+        "state": state,
+        "reason": outcome.reason or REASONS.get(event.kind, ""),
+        "finished_at": event.at if PRECEDENCE[event.kind] > PRECEDENCE[EventKind.STARTED] else None,
+        "retry_at": outcome.retry_at,
+        "exception_type": outcome.exception_type,
+        "exception_message": outcome.exception_message,
+        "traceback": outcome.traceback,
+        "frames": outcome.frames,
+        "result": outcome.result,
+        "dead_letter_queue": outcome.dead_letter_queue,
+    }
 
 
-def _outweighs(event: Event, delivery: Delivery) -> bool:
-    if event.kind == delivery.verdict and delivery.finished_at:
-        return event.at < delivery.finished_at  # said twice: the first telling stays
-    return PRECEDENCE[event.kind] > PRECEDENCE[delivery.verdict]
+_NO_OUTCOME = Outcome()
 
 
-def _earliest(known: datetime | None, at: datetime) -> datetime:
-    return at if known is None else min(known, at)
+def _outweighs(event: Event, facts: Mapping[str, Any]) -> bool:
+    if event.kind == facts["verdict"] and facts["finished_at"]:
+        return bool(event.at < facts["finished_at"])  # said twice: the first telling stays
+    return PRECEDENCE[event.kind] > PRECEDENCE[facts["verdict"]]

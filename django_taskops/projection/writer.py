@@ -1,13 +1,14 @@
 """Applies a batch of events in one transaction with a constant number of statements.
 
-Correct with any number of concurrent writers: missing runs are inserted ignoring conflicts, then all runs of the batch
-are locked in key order, and everything else follows from the rows that were read under that lock. Tables are always
-taken in the order runs, attempts, letters, outbox, envelopes.
+Correct with any number of concurrent writers: the runs that are there are locked in key order, the others are inserted
+in the order of their ids, and a writer that finds itself overtaken there begins again. Everything else follows from
+what was read under these locks. Tables are always taken in the order runs, attempts, letters, outbox, envelopes.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from uuid import uuid4
 
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import Q
@@ -16,15 +17,26 @@ from ..conf import conf
 from ..events import Event
 from ..models import OutboxEntry, OutboxKind, OutboxStatus, RunEnvelope, TaskAttempt, TaskRun
 from ..states import SETTLED
-from . import letters, rows
-from .merge import Merged, merge
+from . import bulk, letters, rows
+from .merge import Merged, Run, merge
 
 LOCK_WAIT_MILLISECONDS = 200
+BACKGROUND_LIMITS = {  # of PostgreSQL, in milliseconds: whatever hangs, the drain's transaction ends
+    "lock_timeout": 5_000,
+    "statement_timeout": 30_000,
+    "idle_in_transaction_session_timeout": 30_000,
+}
+MAX_STARTS = 10
+DATABASE_ID = "database"
 
 
-def apply(events: Sequence[Event], *, impatient: bool = False) -> None:
+class _Overtaken(Exception):
+    """Another writer has inserted one of our runs since we looked."""
+
+
+def apply(events: Sequence[Event], *, impatient: bool = False, background: bool = False) -> None:
     """Merges `events` into the tables. Idempotent. Raises what the database raises; then nothing was written.
-    `impatient` waits for a lock no longer than 0.2 s.
+    `impatient` waits for a lock no longer than 0.2 s; `background` has limits of seconds for everything.
 
     Opens a transaction of its own, or a savepoint inside an open one, so that an error never poisons the caller's.
     """
@@ -33,26 +45,46 @@ def apply(events: Sequence[Event], *, impatient: bool = False) -> None:
         by_task[event.task_id].append(event)
     if not by_task:
         return
-    with _lock_wait(impatient=impatient), transaction.atomic(using=conf.DATABASE):
-        if impatient:
-            _limit_lock_wait()
-        runs = _locked_runs(by_task)
-        stored = _attempts(runs, events)
-        lettered = letters.of_runs(runs.values())
-        merged = {
-            run.pk: merge(
-                rows.run_of(run),
-                {row.delivery: rows.attempt_of(row) for row in stored[run.pk]},
-                [letters.as_merged(letter) for letter in lettered[run.pk].values()],
-                by_task[task_id],
-            )
-            for task_id, run in runs.items()
-        }
-        _write_runs(runs.values(), merged)
-        _write_attempts(merged)
-        described = {pk for pk, result in merged.items() if result.run.newly_described}
-        letters.write(runs.values(), merged, lettered, described)
-        _write_envelopes(merged, described)
+    limits = {"lock_timeout": LOCK_WAIT_MILLISECONDS} if impatient else BACKGROUND_LIMITS if background else {}
+    for _start in range(MAX_STARTS):
+        try:
+            with _lock_wait(impatient=impatient), transaction.atomic(using=conf.DATABASE):
+                _limit(limits)
+                _apply(by_task, events)
+        except _Overtaken:
+            continue
+        return
+    raise OperationalError(f"expected to write {len(by_task)} runs, was overtaken {MAX_STARTS} times")
+
+
+def _apply(by_task: Mapping[str, Sequence[Event]], events: Sequence[Event]) -> None:
+    known = _locked_runs(by_task)
+    stored = _attempts(known, events)
+    lettered = letters.of_runs(known)
+    merged = {
+        pk: merge(
+            run,
+            {row.delivery: rows.attempt_of(row) for row in stored[pk]},
+            [letters.as_merged(letter) for letter in lettered[pk].values()],
+            by_task[run.task_id],
+        )
+        for pk, run in known.items()
+    }
+    bulk.update(TaskRun, [{"id": pk, **rows.columns_of(result.run)} for pk, result in merged.items()])
+    merged |= _insert(by_task.keys() - {run.task_id for run in known.values()}, by_task)
+    _write_attempts(merged)
+    described = {pk for pk, result in merged.items() if result.run.newly_described}
+    letters.write(merged, lettered, described)
+    _write_envelopes(merged, known, described)
+
+
+def _insert(task_ids: Iterable[str], by_task: Mapping[str, Sequence[Event]]) -> dict[int, Merged]:
+    """The runs that were not there, by their new primary keys."""
+    merged = {task_id: merge(Run(task_id=task_id), {}, (), by_task[task_id]) for task_id in sorted(task_ids)}
+    pks = bulk.insert(TaskRun, [rows.columns_of(result.run) for result in merged.values()], "task_id")
+    if len(pks) < len(merged):
+        raise _Overtaken
+    return {pks[task_id]: result for task_id, result in merged.items()}
 
 
 def apply_afresh(events: Sequence[Event], *, impatient: bool = False) -> None:
@@ -106,6 +138,22 @@ def claim(key: str, holder: str) -> str:
     return held
 
 
+def database_id(*, create: bool) -> str:
+    """The id that this database keeps of itself, with its name: a copy under another name is another database. "" where
+    it has none yet and `create` is False."""
+    name = str(connections[conf.DATABASE].settings_dict["NAME"])
+    if create:
+        return f"{claim(DATABASE_ID, uuid4().hex)} {name}"
+    found = OutboxEntry.objects.filter(key=f"claim:{DATABASE_ID}").values_list("payload", flat=True).first()
+    return f"{found['holder']} {name}" if found else ""
+
+
+def identity() -> str:
+    """Names the database by its settings, without asking it."""
+    given = connections[conf.DATABASE].settings_dict
+    return " ".join(str(given[name]) for name in ("ENGINE", "HOST", "PORT", "NAME"))
+
+
 @contextmanager
 def _lock_wait(*, impatient: bool) -> Iterator[None]:
     """SQLite waits for its one writer at the begin of a transaction, as long as the connection says."""
@@ -124,37 +172,33 @@ def _lock_wait(*, impatient: bool) -> Iterator[None]:
             cursor.execute(f"PRAGMA busy_timeout = {before}")
 
 
-def _limit_lock_wait() -> None:
+def _limit(milliseconds: Mapping[str, int]) -> None:
     """For PostgreSQL, until the end of the transaction."""
     connection = connections[conf.DATABASE]
-    if connection.vendor == "postgresql":
+    if milliseconds and connection.vendor == "postgresql":
+        calls = ", ".join("set_config(%s, %s, true)" for _ in milliseconds)
         with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT_MILLISECONDS}ms'")
+            cursor.execute(f"SELECT {calls}", [text for pair in milliseconds.items() for text in map(str, pair)])
 
 
-def _locked_runs(by_task: Mapping[str, Sequence[Event]]) -> dict[str, TaskRun]:
-    TaskRun.objects.bulk_create([TaskRun(task_id=task_id) for task_id in sorted(by_task)], ignore_conflicts=True)
-    locked = TaskRun.objects.select_for_update().filter(task_id__in=by_task).order_by("pk")
-    return {run.task_id: run for run in locked}
+def _locked_runs(by_task: Mapping[str, Sequence[Event]]) -> dict[int, Run]:
+    connection = connections[conf.DATABASE]
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:  # takes the one lock there is before anything is read
+            cursor.execute("UPDATE taskops_taskrun SET id = id WHERE 0")
+    found = TaskRun.objects.select_for_update().filter(task_id__in=by_task).order_by("pk")
+    return {values[0]: rows.run_from(values) for values in found.values_list(*rows.RUN_COLUMNS)}
 
 
-def _attempts(runs: Mapping[str, TaskRun], events: Iterable[Event]) -> dict[int, list[TaskAttempt]]:
+def _attempts(runs: Mapping[int, Run], events: Iterable[Event]) -> Mapping[int, Sequence[TaskAttempt]]:
     """The stored attempts that `events` mention, and those whose end settles their epoch."""
-    mentioned = {event.delivery for event in events if event.delivery}
     found: dict[int, list[TaskAttempt]] = defaultdict(list)
-    wanted = Q(delivery__in=mentioned) | Q(state__in=SETTLED)
-    for attempt in TaskAttempt.objects.filter(wanted, run__in=[run.pk for run in runs.values()]).order_by():
-        found[attempt.run_id].append(attempt)
+    if runs:
+        mentioned = {event.delivery for event in events if event.delivery}
+        wanted = Q(delivery__in=mentioned) | Q(state__in=SETTLED)
+        for attempt in TaskAttempt.objects.filter(wanted, run__in=runs).order_by():
+            found[attempt.run_id].append(attempt)
     return found
-
-
-def _write_runs(runs: Iterable[TaskRun], merged: Mapping[int, Merged]) -> None:
-    TaskRun.objects.bulk_create(
-        [rows.fill_run(run, merged[run.pk].run) for run in runs],
-        update_conflicts=True,
-        unique_fields=["task_id"],
-        update_fields=rows.RUN_FIELDS,
-    )
 
 
 def _write_attempts(merged: Mapping[int, Merged]) -> None:
@@ -170,15 +214,12 @@ def _write_attempts(merged: Mapping[int, Merged]) -> None:
     )
 
 
-def _write_envelopes(merged: Mapping[int, Merged], described: Iterable[int]) -> None:
+def _write_envelopes(merged: Mapping[int, Merged], known: Iterable[int], described: Iterable[int]) -> None:
     """Keeps the newest envelope of each run that has not ended, and drops those of the others."""
-    ended = [pk for pk, result in merged.items() if not result.run.holds_envelope]
+    ended = [pk for pk in known if not merged[pk].run.holds_envelope]
     if ended:
         RunEnvelope.objects.filter(run__in=ended).delete()
-    newest = [
-        RunEnvelope(run_id=pk, envelope=call.envelope, error=call.envelope_error)
-        for pk, call in ((pk, merged[pk].run.call) for pk in described if merged[pk].run.holds_envelope)
-    ]
-    RunEnvelope.objects.bulk_create(
-        newest, update_conflicts=True, unique_fields=["run"], update_fields=["envelope", "error"]
+    newest = ((pk, merged[pk].run.call) for pk in described if merged[pk].run.holds_envelope)
+    bulk.replace(
+        RunEnvelope, [{"run_id": pk, "envelope": call.envelope, "error": call.envelope_error} for pk, call in newest]
     )

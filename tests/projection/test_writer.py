@@ -218,7 +218,8 @@ def test_without_time_zones_rows_hold_naive_instants_and_merging_goes_on_with_aw
     settings.USE_TZ = False
     story = Story()
     merged = merge(Run(task_id=story.task_id), {}, [], [story.published(), story.started()])
-    row = rows.fill_run(TaskRun(task_id=story.task_id), merged.run)
+    (attempt,) = merged.attempts or [merged.run.shown]
+    row = TaskRun(task_id=story.task_id, started_at=rows.stored(attempt.started_at))
 
     assert row.started_at is not None
     assert row.started_at.tzinfo is None
