@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -11,6 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 KIB = 1024
 MIB = 1024 * KIB
+JOURNALS = ("auto", "redis", "spool", "direct")
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,10 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
 
 
+def _is_journal(value: object) -> bool:
+    return value in JOURNALS or (isinstance(value, str) and value.startswith(REDIS_SCHEMES))
+
+
 def _is_share(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
@@ -77,7 +84,11 @@ DEFAULT_REDACT = (
 )
 
 SETTINGS: Mapping[str, Setting] = {
-    "JOURNAL": Setting("auto", "'auto' or 'direct'", lambda value: value in ("auto", "direct")),
+    "JOURNAL": Setting("auto", "'auto', 'redis', 'spool', 'direct' or the URL of a Redis", _is_journal),
+    "JOURNAL_PREFIX": Setting("taskops", "a text", _is_text),
+    "JOURNAL_MAX_BYTES": Setting(256 * MIB, "a number of bytes above 0", _is_int),
+    "SPOOL_DIR": Setting(None, "a folder or None", _is_text_or_none),
+    "SPOOL_MAX_BYTES": Setting(64 * MIB, "a number of bytes above 0", _is_int),
     "DATABASE": Setting(
         "default", "an alias of DATABASES", lambda value: isinstance(value, str) and value in settings.DATABASES
     ),
@@ -95,10 +106,6 @@ SETTINGS: Mapping[str, Setting] = {
 
 # Settings of the contract that the rooms of later releases read. They are checked, so that a project can set them now.
 ANNOUNCED: Mapping[str, Setting] = {
-    "JOURNAL_PREFIX": Setting("taskops", "a text", _is_text),
-    "JOURNAL_MAX_BYTES": Setting(256 * MIB, "a number of bytes above 0", _is_int),
-    "SPOOL_DIR": Setting(None, "a folder or None", _is_text_or_none),
-    "SPOOL_MAX_BYTES": Setting(64 * MIB, "a number of bytes above 0", _is_int),
     "KEEP_SUCCESS": Setting(1.0, "a number from 0 to 1", _is_share),
     "PAYLOAD_KEYS": Setting((), "a list of Fernet keys", _is_texts),
     "OWN_CODE": Setting(None, "a list of packages or None", lambda value: value is None or _is_texts(value)),
@@ -141,6 +148,10 @@ class Conf:
     """`conf.NAME` is the project's value of the setting, else its default, resolved at each read."""
 
     JOURNAL: str
+    JOURNAL_PREFIX: str
+    JOURNAL_MAX_BYTES: int
+    SPOOL_DIR: str | None
+    SPOOL_MAX_BYTES: int
     DATABASE: str
     TRACK: Sequence[str]
     IGNORE: Sequence[str]
@@ -161,18 +172,21 @@ class Conf:
 
     def tracks(self, task_name: str) -> bool:
         """True where runs of this task are recorded: a pattern of TRACK matches and none of IGNORE."""
-        return any(fnmatchcase(task_name, pattern) for pattern in self.TRACK) and not any(
-            fnmatchcase(task_name, pattern) for pattern in self.IGNORE
-        )
+        return _matches(task_name, tuple(self.TRACK)) and not _matches(task_name, tuple(self.IGNORE))
 
     def version(self) -> str:
         """The deployed version, "" where none is known."""
         return self.VERSION or os.environ.get("TASKOPS_VERSION", "")
 
 
+@lru_cache(maxsize=1024)
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def _given() -> Mapping[str, Any]:
-    given = getattr(settings, "TASKOPS", {})
-    if not isinstance(given, Mapping):
+    given: Mapping[str, Any] = getattr(settings, "TASKOPS", {})
+    if given.__class__ is not dict and not isinstance(given, Mapping):  # asked many times for each task
         raise ImproperlyConfigured(f"TASKOPS: expected a dict, got {type(given).__name__}: {given!r}")
     return given
 

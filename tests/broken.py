@@ -1,12 +1,10 @@
 """A recorder that fails at every turn, for the promise that it never hurts a task."""
 # ruff: noqa: ARG002
 
-from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from django_taskops import journal
 from django_taskops.events import Event
-from django_taskops.journal.base import Entry
 
 
 class BrokenJournal:
@@ -16,10 +14,7 @@ class BrokenJournal:
     def deferring(self) -> bool:
         _raise()
 
-    def read(self, limit: int) -> Sequence[Entry]:
-        _raise()
-
-    def acknowledge(self, keys: Iterable[str]) -> None:
+    def flush(self, **signal: object) -> None:
         _raise()
 
     def claim(self, key: str, holder: str) -> str:

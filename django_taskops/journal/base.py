@@ -1,20 +1,15 @@
-"""The interface of every journal."""
+"""The interfaces of every journal: the one that capture writes to, and the one that the drain reads from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from ..events import Event
 
 
-class Entry(NamedTuple):
-    """An event as the journal keeps it. `key` is the journal's own name for it."""
-
-    key: str
-    event: Event
-
-
 class Journal(Protocol):
-    """Where capture puts events and projection takes them from. Safe to use from any thread and process."""
+    """Where capture puts events. Safe to use from any thread and process."""
 
     def append(self, event: Event) -> None:
         """Keeps `event`. May raise: the caller protects the user's task."""
@@ -22,11 +17,59 @@ class Journal(Protocol):
     def deferring(self) -> bool:
         """True where an event appended now may still get lost: by the caller's rollback, or with this process."""
 
-    def read(self, limit: int) -> Sequence[Entry]:
-        """At most `limit` entries that wait, oldest first. They stay until they are acknowledged."""
-
-    def acknowledge(self, keys: Iterable[str]) -> None:
-        """Removes entries that have been applied. Unknown keys are no error."""
+    def flush(self, **_signal: object) -> None:
+        """Waits a moment for what is under way, in a process that ends. Never raises."""
 
     def claim(self, key: str, holder: str) -> str:
-        """The holder of `key`: `holder` where nobody was first. Atomic across processes, for ever."""
+        """The holder of `key`: `holder` where nobody was first. Atomic across processes."""
+
+
+class Entry(NamedTuple):
+    """An event as a source keeps it: `key` is the source's own name for it, `data` what `codec.decode` reads,
+    `position` its place in the only order there is between deliveries."""
+
+    key: str
+    data: bytes
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What waits in a source. `oldest_at` and `newest` (at most ten entries, the newest first) are None and empty
+    where nothing waits. `dropped` counts, since the journal began, the events that it had no room for, by kind.
+    `holder` names who drains it, "" for nobody; `refused` says why this installation may not drain it, "" if it may.
+    """
+
+    entries: int = 0
+    size: int = 0
+    limit: int = 0
+    oldest_at: datetime | None = None
+    newest: Sequence[Entry] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    holder: str = ""
+    refused: str = ""
+
+
+class Source(Protocol):
+    """What the drain takes events from. One process reads it at a time, as far as that can be arranged."""
+
+    name: str
+
+    def hold(self) -> bool:
+        """True while this process is the one that may read; asked before each batch. Raises where it is unreachable."""
+
+    def release(self) -> None:
+        """Lets another process read. Never raises."""
+
+    def read(self, limit: int, wait: float) -> Sequence[Entry]:
+        """At most `limit` entries, oldest first; waits up to `wait` seconds for the first. They stay until they are
+        acknowledged. Raises where it is unreachable."""
+
+    def acknowledge(self, entries: Sequence[Entry]) -> None:
+        """Removes what the last `read` returned, all of it: it has been applied, or lies in the quarantine."""
+
+    def is_waiting(self) -> bool:
+        """True where something is to be drained and nobody does. Raises where it is unreachable."""
+
+    def backlog(self) -> Backlog:
+        """For people to see; takes no hold and changes nothing. Raises where it is unreachable."""

@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..events import Event, EventKind
-from .base import Entry
 from .postponed import Postponed
 
 SECONDS_AT_EXIT = 2.0
@@ -62,12 +61,6 @@ class DirectJournal:
     def flush(self, **_signal: object) -> None:
         """Gives what is postponed two more seconds, in a process that ends."""
         self.postponed.flush(SECONDS_AT_EXIT)
-
-    def read(self, limit: int) -> Sequence[Entry]:  # noqa: ARG002 nothing is ever read from here
-        return ()
-
-    def acknowledge(self, keys: Iterable[str]) -> None:
-        pass
 
     def claim(self, key: str, holder: str) -> str:
         return self._writer.claim(key, holder)

@@ -114,13 +114,6 @@ def test_what_a_thread_still_has_to_write_may_get_lost_with_the_process() -> Non
     assert paused.deferring()
 
 
-def test_nothing_is_ever_read_from_it() -> None:
-    direct = DirectJournal(writer)
-
-    assert list(direct.read(10)) == []
-    direct.acknowledge(["unknown"])
-
-
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_busy_sqlite_holds_a_task_up_for_half_a_second_at_most(database: str) -> None:
@@ -260,7 +253,8 @@ def test_a_forked_child_leaves_what_waits_to_its_parent() -> None:
 
 
 def test_without_the_app_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "_journals", {})
+    monkeypatch.setattr(journal, "_replaced_by", [])
+    monkeypatch.setattr(journal, "_choices", [])
 
     with pytest.raises(LookupError, match="is django_taskops in INSTALLED_APPS"):
         journal.current()

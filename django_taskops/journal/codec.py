@@ -1,0 +1,91 @@
+"""Events as bytes: one line of JSON, and after it the envelope as it is.
+
+What equals its default is left out. Keys that this release does not know are passed over, those that are missing have
+their default: a journal may hold events of the release before and of the next one.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+from ..events import Call, Event, EventKind, Executor, Outcome
+from ..exceptions import TaskOpsError
+
+VERSION = 1
+
+
+class UnreadableEvent(TaskOpsError, ValueError):
+    """The bytes are no event of this release."""
+
+
+def encode(event: Event) -> bytes:
+    """Raises TypeError or ValueError for what JSON can't hold; capture makes no such events."""
+    call = event.call
+    line = _given(event, _EVENT) | {"version": VERSION, "at": event.at.isoformat()}
+    for name, known in _PARTS.items():
+        if (part := getattr(event, name)) is not None:
+            line[name] = _given(part, known)
+    text = _dumps(line).encode("ascii")
+    return text if call is None or call.envelope is None else b"%b\n%b" % (text, call.envelope)
+
+
+def decode(data: bytes, position: int = 0) -> Event:
+    """The event, at `position` of its journal. Raises UnreadableEvent."""
+    line, separator, envelope = data.partition(b"\n")
+    try:
+        given = json.loads(line.decode("ascii"))
+        given["position"] = position
+        given["kind"] = EventKind(given["kind"])
+        given["at"] = _instant(given["at"])
+        if separator:
+            given["call"]["envelope"] = envelope
+        for name, maker in _MAKERS.items():
+            if (part := given.get(name)) is not None:
+                given[name] = maker(**_part(part, _NAMES[name]))
+        return Event(**_known_only(given, _EVENT_NAMES))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UnreadableEvent(f"expected an event, got {data[:80]!r}: {error!r}") from error
+
+
+def _given(part: Any, known: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    found = {}
+    for name, default in known:
+        value = getattr(part, name)
+        if value is not default and value != default:
+            found[name] = value
+    return found
+
+
+def _part(given: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    for name in _INSTANTS:
+        if name in given:
+            given[name] = _instant(given[name])
+    if "frames" in given:
+        given["frames"] = tuple(given["frames"])
+    return _known_only(given, names)
+
+
+def _known_only(given: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return given if given.keys() <= names else {name: given[name] for name in names & given.keys()}
+
+
+def _instant(text: str) -> datetime:
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError(f"expected an instant with its time zone, got {text!r}")
+    return instant
+
+
+def _known(part: type, *without: str) -> tuple[tuple[str, Any], ...]:
+    return tuple((field.name, field.default) for field in fields(part) if field.name not in without)
+
+
+_INSTANTS = ("eta", "expires", "retry_at")
+_MAKERS: Mapping[str, type[Any]] = {"call": Call, "executor": Executor, "outcome": Outcome}
+_PARTS = {"call": _known(Call, "envelope"), "executor": _known(Executor), "outcome": _known(Outcome)}
+_NAMES = {name: frozenset(field.name for field in fields(maker)) for name, maker in _MAKERS.items()}
+_EVENT = _known(Event, "at", "position", *_PARTS)
+_EVENT_NAMES = frozenset(field.name for field in fields(Event))
+_dumps = json.JSONEncoder(separators=(",", ":"), default=datetime.isoformat).encode

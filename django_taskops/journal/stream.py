@@ -1,0 +1,194 @@
+"""The journal in Redis, as the drain reads it: one holder at a time, of the database that the journal belongs to."""
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+
+from ..conf import conf
+from .base import Backlog, Entry
+from .client import Address
+from .keys import FIELD, Keys
+
+LEASE_SECONDS = 10
+REPLY_SECONDS = 5.0
+GLANCE_SECONDS = 1.0
+PARTITIONS = "1"
+NEWEST = 10
+UNKNOWN = "?"
+
+# KEYS: about, lease. ARGV: owner, holder, milliseconds, partitions, adopt. Returns the owner and whether we hold.
+_HOLD = """
+if ARGV[5] == '1' then redis.call('HSET', KEYS[1], 'owner', ARGV[1]) end
+redis.call('HSETNX', KEYS[1], 'owner', ARGV[1])
+redis.call('HSETNX', KEYS[1], 'partitions', ARGV[4])
+local owner = redis.call('HGET', KEYS[1], 'owner')
+local partitions = redis.call('HGET', KEYS[1], 'partitions')
+local holder = redis.call('GET', KEYS[2])
+if owner ~= ARGV[1] or partitions ~= ARGV[4] or (holder and holder ~= ARGV[2]) then return {owner, partitions, 0} end
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+return {owner, partitions, 1}
+"""
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+
+class RedisSource:
+    """`owner` names the database that this process writes to, "" where it has no name yet; `create=True` gives it one.
+
+    The first that drains writes it beside the journal. After that nobody drains whose database is another one, such
+    as a test run or a shell of staging that reached production's Redis by mistake; `adopt=True` takes it over.
+    """
+
+    name = "redis"
+
+    def __init__(self, address: Address, owner: Callable[..., str], *, adopt: bool = False) -> None:
+        self.address = address
+        self.holder = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+        self._keys = Keys.under(address.prefix)
+        self._owner = owner
+        self._adopt = adopt
+        self._client = address.client(REPLY_SECONDS)
+        self._refused = ""
+        self._ours = ""
+
+    def hold(self) -> bool:
+        keys = (self._keys.about, self._keys.lease)
+        ours = self._ours = self._ours or self._owner(create=True)
+        arguments = (ours, self.holder, LEASE_SECONDS * 1000, PARTITIONS, int(self._adopt))
+        owner, partitions, held = _answer(self._client.eval(_HOLD, len(keys), *keys, *arguments))
+        self._adopt = False
+        self._refused = _refusal(owner.decode(), partitions.decode(), ours)
+        return bool(held)
+
+    @property
+    def refused(self) -> str:
+        """Why this process may not drain, as of the last hold; "" if it may."""
+        return self._refused
+
+    def release(self) -> None:
+        try:
+            self._client.eval(_RELEASE, 1, self._keys.lease, self.holder)
+        except redis.RedisError:
+            return  # it runs out by itself
+
+    def read(self, limit: int, wait: float) -> Sequence[Entry]:
+        streams: Any = {self._keys.endings: "0", self._keys.events: "0"}
+        milliseconds = max(1, int(min(wait, REPLY_SECONDS / 2) * 1000))
+        found = _answer(self._client.xread(streams, count=limit, block=milliseconds)) or []
+        entries = [
+            _entry(key, identifier, fields)
+            for key, stream in (found.items() if isinstance(found, dict) else found)
+            for identifier, fields in _flat(stream)
+        ]
+        return sorted(entries, key=lambda entry: entry.position)
+
+    def acknowledge(self, entries: Sequence[Entry]) -> None:
+        """A stream is read from its beginning and grows at its end: all up to the last entry goes."""
+        last: dict[str, str] = {}
+        for entry in entries:
+            key, _, identifier = entry.key.rpartition(" ")
+            last[key] = identifier
+        with self._client.pipeline(transaction=False) as pipeline:
+            for key, identifier in last.items():
+                milliseconds, _, sequence = identifier.partition("-")
+                pipeline.xtrim(key, minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
+            pipeline.execute()
+
+    def is_waiting(self) -> bool:
+        return not self._refused and not _answer(self.address.client(GLANCE_SECONDS).exists(self._keys.lease))
+
+    def backlog(self) -> Backlog:
+        keys = self._keys
+        with self.address.client(GLANCE_SECONDS).pipeline(transaction=False) as pipeline:
+            for stream in (keys.endings, keys.events):
+                pipeline.xlen(stream)
+                pipeline.memory_usage(stream)
+                pipeline.xrange(stream, count=1)
+                pipeline.xrevrange(stream, count=NEWEST)
+            pipeline.hgetall(keys.drops)
+            pipeline.get(keys.lease)
+            pipeline.hmget(keys.about, "owner", "partitions")
+            *streams, drops, holder, about = pipeline.execute(raise_on_error=False)
+        for answer in (*streams, drops):
+            if isinstance(answer, redis.RedisError) and not isinstance(answer, redis.ResponseError):
+                raise answer
+        return self._backlog(streams, drops, holder, about)
+
+    def _backlog(self, streams: Sequence[Any], drops: Any, holder: Any, about: Any) -> Backlog:
+        lengths, sizes = streams[0::4], streams[1::4]
+        firsts = [stream[0][0] for stream in streams[2::4] if _is_list(stream)]
+        newest = [
+            _entry(key.encode(), identifier, fields)
+            for key, stream in zip((self._keys.endings, self._keys.events), streams[3::4], strict=True)
+            if _is_list(stream)
+            for identifier, fields in stream
+        ]
+        owner, partitions = (value.decode() if value else "" for value in about) if _is_list(about) else ("", "")
+        ours = self._owner(create=False)
+        return Backlog(
+            entries=sum(length for length in lengths if isinstance(length, int)),
+            size=sum(size for size in sizes if isinstance(size, int)),
+            limit=conf.JOURNAL_MAX_BYTES,
+            oldest_at=min(map(_instant, firsts), default=None),
+            newest=sorted(newest, key=lambda entry: -entry.position)[:NEWEST],
+            dropped={kind.decode(): int(count) for kind, count in drops.items()} if isinstance(drops, dict) else {},
+            holder=holder.decode() if isinstance(holder, bytes) else "",
+            refused=_refusal(owner, partitions or PARTITIONS, ours) if owner and ours else "",
+        )
+
+    def facts(self) -> Mapping[str, str]:
+        """What the checks look at; "?" for what an ACL forbids. Raises where it is unreachable."""
+        client = self.address.client(GLANCE_SECONDS)
+        with client.pipeline(transaction=False) as pipeline:
+            for section in ("server", "memory", "persistence"):
+                pipeline.info(section)
+            pipeline.config_get("save")
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+        known: dict[str, Any] = {}
+        for answer in answers:
+            known |= answer if isinstance(answer, dict) else {}
+        names = ("redis_version", "maxmemory", "maxmemory_policy", "aof_enabled", "save")
+        return {name: str(known.get(name, UNKNOWN)) for name in names}
+
+
+def _refusal(owner: str, partitions: str, ours: str) -> str:
+    if owner != ours:
+        return (
+            f"this journal belongs to another database ({owner}, this one is {ours}): give each project its own "
+            "JOURNAL_PREFIX, or take it over with taskops_drain --adopt"
+        )
+    if partitions != PARTITIONS:
+        return f"this journal has {partitions} partitions, this release reads {PARTITIONS}"
+    return ""
+
+
+def _entry(key: Any, identifier: bytes, fields: Any) -> Entry:
+    name = key.decode() if isinstance(key, bytes) else str(key)
+    return Entry(f"{name} {identifier.decode()}", (fields or {}).get(FIELD, b""), _position(identifier))
+
+
+def _position(identifier: bytes) -> int:
+    milliseconds, _, sequence = identifier.partition(b"-")
+    return (int(milliseconds) << 20) | min(int(sequence), (1 << 20) - 1)
+
+
+def _instant(identifier: bytes) -> datetime:
+    return datetime.fromtimestamp(int(identifier.partition(b"-")[0]) / 1000, UTC)
+
+
+def _flat(stream: Any) -> Any:
+    """redis-py wraps the entries of a stream once more under RESP3."""
+    return stream[0] if stream and isinstance(stream[0], list) else stream
+
+
+def _is_list(answer: object) -> bool:
+    return isinstance(answer, (list, tuple)) and bool(answer)
+
+
+def _answer(reply: Any) -> Any:
+    """redis-py types its replies for the asynchronous client as well."""
+    return reply

@@ -1,0 +1,62 @@
+"""A journal in the Redis of the test run, under a prefix of one test's own."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import redis
+
+from django_taskops.events import Event
+from django_taskops.journal import client
+from django_taskops.journal.codec import decode
+from django_taskops.journal.keys import FIELD, Keys
+from django_taskops.journal.stream import RedisSource
+
+
+class Elsewhere:
+    """The fallback of these tests: remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def append(self, event: Event) -> None:
+        self.events.append(event)
+
+    def deferring(self) -> bool:
+        return True
+
+    def flush(self, **_signal: object) -> None:
+        pass
+
+    def claim(self, key: str, holder: str) -> str:
+        raise NotImplementedError
+
+
+@contextmanager
+def stream_address(redis_url: str, prefix: str) -> Iterator[client.Address]:
+    """Its keys are gone afterwards."""
+    yield client.of_url(redis_url)
+    with redis.Redis.from_url(redis_url) as server:
+        for key in server.scan_iter(match=f"{prefix}:*"):
+            server.delete(key)
+
+
+def owned_by(database: str) -> Callable[..., str]:
+    def owner(*, create: bool) -> str:
+        return database
+
+    return owner
+
+
+def source_of(address: client.Address, owner: str = "a database") -> RedisSource:
+    return RedisSource(address, owned_by(owner))
+
+
+def kept(address: client.Address) -> list[Event]:
+    return [decode(entry.data, entry.position) for entry in source_of(address).read(1000, 0)]
+
+
+def put(address: client.Address, *entries: bytes) -> None:
+    """Straight into the stream, whatever it is."""
+    server = address.client(1)
+    for entry in entries:
+        server.xadd(Keys.under(address.prefix).events, {FIELD: entry})
