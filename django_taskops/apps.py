@@ -13,21 +13,35 @@ class TaskOpsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from celery import signals
         from celery.exceptions import SoftTimeLimitExceeded
 
-        from . import checks
+        from . import checks, journal
         from .capture import receivers
-        from .journal import use
+        from .journal.choice import SettingsChoice
         from .journal.direct import DirectJournal
         from .projection import writer
-        from .recovery import housekeeper
 
         checks.register_all()
-        journal = DirectJournal(writer, passing=(SoftTimeLimitExceeded,))
-        use(journal)
+        direct = DirectJournal(writer, passing=(SoftTimeLimitExceeded,))
+        journal.install(SettingsChoice(direct, writer.identity, writer.database_id))
         atexit.register(journal.flush)
         receivers.connect()
-        signals.worker_ready.connect(housekeeper.start, weak=False, dispatch_uid="taskops.housekeeper.start")
-        signals.worker_process_shutdown.connect(journal.flush, weak=False, dispatch_uid="taskops.flush")
-        signals.worker_shutdown.connect(housekeeper.stop, weak=False, dispatch_uid="taskops.housekeeper.stop")
+        _serve_in_workers()
+
+
+def _serve_in_workers() -> None:
+    """What runs beside the tasks, in a worker's main process."""
+    from celery import signals
+
+    from . import journal
+    from .recovery import housekeeper, keeper
+
+    for signal, name, serve in (
+        (signals.worker_init, "expect_collector", journal.expect_collector),
+        (signals.worker_ready, "keeper.start", keeper.start),
+        (signals.worker_ready, "housekeeper.start", housekeeper.start),
+        (signals.worker_process_shutdown, "flush", journal.flush),
+        (signals.worker_shutdown, "keeper.stop", keeper.stop),
+        (signals.worker_shutdown, "housekeeper.stop", housekeeper.stop),
+    ):
+        signal.connect(serve, weak=False, dispatch_uid=f"taskops.{name}")

@@ -20,6 +20,13 @@ if os.environ.get("TASKOPS_TEST_BROKEN_JOURNAL"):
     worker_init.connect(break_journal, weak=False)
 
 
+@worker_init.connect(weak=False)
+def hide_settings(**kwargs: Any) -> None:
+    """As in a project that configures Django by hand: this process has its settings, a fresh one would find none."""
+    if os.environ.get("TASKOPS_TEST_NO_CHILD"):
+        os.environ["DJANGO_SETTINGS_MODULE"] = "elsewhere"
+
+
 def route(
     name: str, args: Any, kwargs: Any, options: dict[str, Any], task: object = None, **rest: object
 ) -> dict[str, str]:

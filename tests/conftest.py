@@ -102,8 +102,8 @@ def fresh_journal() -> Iterator[None]:
     from django_taskops.journal.direct import DirectJournal
     from django_taskops.projection import writer
 
-    usual, fresh = journal.current(), DirectJournal(writer, passing=(SoftTimeLimitExceeded,))
-    journal.use(fresh)
+    fresh = DirectJournal(writer, passing=(SoftTimeLimitExceeded,))
+    usual = journal.use(fresh)
     yield
     journal.use(usual)
     fresh.flush()
@@ -112,8 +112,7 @@ def fresh_journal() -> Iterator[None]:
 @pytest.fixture
 def broken_journal() -> Iterator[None]:
     """In this process, a journal whose every method raises."""
-    working = journal.current()
-    journal.use(BrokenJournal())
+    working = journal.use(BrokenJournal())
     yield
     journal.use(working)
 
@@ -125,3 +124,11 @@ def chromium() -> str:
     if found is None:
         unavailable("expected chromium on PATH; install it to run the browser tests")
     return found
+
+
+@pytest.fixture
+def use_sources(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Called with sources, makes them what there is to drain; with none, the journal is the direct one."""
+    from tests.sources import installer
+
+    return installer(monkeypatch)

@@ -20,12 +20,14 @@ missing: dict[str, str] = {}
 
 
 def start_services(until: ExitStack) -> None:
-    """Sets REDIS_URL, DATABASE_URL and a file for SQLite; `until` stops and removes what was started here."""
+    """Sets REDIS_URL, DATABASE_URL, a file for SQLite and a folder for the spool; `until` stops and removes what was
+    started here."""
     folder = Path(tempfile.mkdtemp(prefix="taskops-tests-"))
     until.callback(shutil.rmtree, folder, ignore_errors=True)
     for variable, server in SERVERS.items():
         _start(until, variable, server, folder)
     os.environ["TASKOPS_TEST_SQLITE"] = str(folder / "tests.sqlite3")
+    os.environ["TASKOPS_TEST_SPOOL"] = str(folder / "spool")
 
 
 def _start(until: ExitStack, variable: str, server: Server, folder: Path) -> None:

@@ -87,4 +87,5 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_ROUTES = ("tests.celery_app.route",)
 CELERY_RESULT_EXPIRES = 600
 
-TASKOPS: dict[str, Any] = {"DATABASE": "default"} | json.loads(os.environ.get("TASKOPS_TEST_SETTINGS", "{}"))
+_spool = {"SPOOL_DIR": os.environ["TASKOPS_TEST_SPOOL"]} if "TASKOPS_TEST_SPOOL" in os.environ else {}
+TASKOPS: dict[str, Any] = {"DATABASE": "default", **_spool} | json.loads(os.environ.get("TASKOPS_TEST_SETTINGS", "{}"))

@@ -26,6 +26,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.02
 START_SECONDS = 30
 STOP_SECONDS = 10
+DRAIN = "taskops_drain"
 running: list["Worker"] = []
 
 
@@ -91,6 +92,11 @@ def broker_client() -> redis.Redis:
     return redis.Redis.from_url(settings.CELERY_BROKER_URL)
 
 
+def journal_streams(queue: BrokerQueue) -> list[str]:
+    """The keys of the streams that the worker of `queue` writes its events to."""
+    return [f"{queue.name}:{{0}}:{name}" for name in ("events", "endings")]
+
+
 def new_queue() -> BrokerQueue:
     return BrokerQueue(f"test-{uuid4().hex}")
 
@@ -134,6 +140,13 @@ class Worker:
 
     def children(self) -> list[psutil.Process]:
         """The processes of its pool."""
+        return [child for child in self._descendants() if DRAIN not in child.cmdline()]
+
+    def drains(self) -> list[psutil.Process]:
+        """The process that drains its journal, if it is its turn."""
+        return [child for child in self._descendants() if DRAIN in child.cmdline()]
+
+    def _descendants(self) -> list[psutil.Process]:
         return list(psutil.Process(self.pid).children(recursive=True))
 
     def log_text(self) -> str:
@@ -165,9 +178,11 @@ class Worker:
                 self.stop()
 
     def _is_idle(self) -> bool:
-        """Its main process answers between two events, so what it has seen ended is written."""
+        """It has nothing to do, and the journal of its queue holds nothing that would be written later."""
         inspect = current_app.control.inspect([self.name], timeout=2, limit=1)
-        return all((asked() or {}).get(self.name) == [] for asked in (inspect.active, inspect.reserved))
+        idle = all((asked() or {}).get(self.name) == [] for asked in (inspect.active, inspect.reserved))
+        with broker_client() as client:
+            return idle and not any(client.xlen(key) for key in journal_streams(self.queue))
 
     def ask_to_stop(self) -> None:
         """Once: the second SIGTERM would be a cold shutdown."""

@@ -120,7 +120,7 @@ def tell(task: Any, kind: EventKind, *, delivery: str | None = None, **facts: An
         **own.identity(vars(request)),
         **facts,
     )
-    journal.current().append(event)
+    (journal.immediate() if request.is_eager else journal.current()).append(event)
 
 
 def limit_goes_on(receiver: Callable[..., None]) -> Callable[..., None]:

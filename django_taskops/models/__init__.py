@@ -3,6 +3,7 @@
 from .audit import AuditAction, AuditEntry
 from .dead_letter import DeadLetter
 from .outbox import OutboxEntry, OutboxKind, OutboxStatus
+from .recorder import QuarantinedEntry, Recorder
 from .run import RunEnvelope, TaskAttempt, TaskRun
 from .worker import WorkerBeat
 
@@ -13,6 +14,8 @@ __all__ = [
     "OutboxEntry",
     "OutboxKind",
     "OutboxStatus",
+    "QuarantinedEntry",
+    "Recorder",
     "RunEnvelope",
     "TaskAttempt",
     "TaskRun",

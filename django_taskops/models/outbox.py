@@ -12,6 +12,7 @@ class OutboxKind(models.TextChoices):
     DEAD_LETTERED = "task_dead_lettered"
     DEAD_LETTER_QUEUE = "dead_letter_queue"
     RESOLVED = "dead_letter_resolved"
+    BLIND = "recorder_blind"
     REQUEUE = "requeue"
     CLAIM = "claim"
 
@@ -47,6 +48,7 @@ class OutboxEntry(models.Model):
                 name="taskops_outbox_pending",
                 condition=models.Q(status=OutboxStatus.PENDING),
             ),
+            models.Index(fields=["created_at"], name="taskops_outbox_blind", condition=models.Q(kind=OutboxKind.BLIND)),
         )
 
     def __str__(self) -> str:

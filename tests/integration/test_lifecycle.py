@@ -191,4 +191,4 @@ def test_a_database_without_our_tables_is_no_harm(start_worker: WorkerStarter, t
     started = start_worker(extra_env={"TASKOPS_TEST_SQLITE": str(tmp_path / "empty.sqlite3")}, database="sqlite")
 
     assert tasks.add.delay(1, 2).get(timeout=20) == 3
-    assert "no such table" in started.log_text()
+    started.wait_for_log("no such table")

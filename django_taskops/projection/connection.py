@@ -1,0 +1,51 @@
+"""A database connection of the drain's own: outside any pool, and never in another process.
+
+A child that inherits its socket would keep the transaction of a killed parent open, and read its answers.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+from weakref import WeakSet
+
+from django.db import connections
+from django.db.utils import load_backend
+
+from ..conf import conf
+
+
+@contextmanager
+def own_connection() -> Iterator[Any]:
+    """In this thread, everything that goes to `DATABASE` goes through the connection yielded."""
+    alias = conf.DATABASE
+    usual = connections[alias]
+    settings = deepcopy(usual.settings_dict)
+    settings["OPTIONS"].pop("pool", None)
+    own = load_backend(settings["ENGINE"]).DatabaseWrapper(settings, alias)
+    _own.add(own)
+    connections[alias] = own
+    try:
+        yield own
+    finally:
+        connections[alias] = usual
+        _own.discard(own)
+        own.close()
+
+
+_own: WeakSet[Any] = WeakSet()
+
+
+def _close_inherited() -> None:
+    """Closes the descriptor and says nothing to the server: it is the parent's conversation."""
+    for wrapper in list(_own):
+        fileno = getattr(wrapper.connection, "fileno", None)
+        if fileno is not None:
+            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(nowhere, fileno(), inheritable=False)
+            os.close(nowhere)
+    _own.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
