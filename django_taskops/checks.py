@@ -15,6 +15,7 @@ from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
 from . import conf as configuration
+from . import journal_checks
 from .conf import SETTINGS, conf
 
 SQLITE = "django.db.backends.sqlite3"
@@ -23,6 +24,7 @@ SQLITE = "django.db.backends.sqlite3"
 def register_all() -> None:
     for check, tags in _CHECKS:
         checks.register(check, *tags)
+    checks.register(journal_checks.check_journal, "taskops", deploy=True)
 
 
 def check_settings(**_kwargs: Any) -> list[CheckMessage]:
@@ -79,9 +81,12 @@ def check_migrated(databases: Sequence[str] | None = None, **_kwargs: Any) -> li
         tables = connections[conf.DATABASE].introspection.table_names()
     except DatabaseError as error:
         return [_not_migrated(f"Database {conf.DATABASE!r} can't be read: {error}")]
-    if "taskops_taskrun" in tables:
-        return []
-    return [_not_migrated(f"Database {conf.DATABASE!r} has no tables of django-taskops: no task is recorded.")]
+    if "taskops_taskrun" not in tables:
+        return [_not_migrated(f"Database {conf.DATABASE!r} has no tables of django-taskops: no task is recorded.")]
+    if "taskops_quarantinedentry" not in tables:
+        message = f"Database {conf.DATABASE!r} lacks tables of this release: what is recorded waits in the journal."
+        return [Error(message, hint=_hint_to_migrate(), id="taskops.E005")]
+    return []
 
 
 _WRITING_MODES = ("IMMEDIATE", "EXCLUSIVE")
@@ -126,8 +131,11 @@ def _no_permission(got: str) -> CheckMessage:
 
 
 def _not_migrated(message: str) -> CheckMessage:
-    hint = f"Run: python manage.py migrate --database {conf.DATABASE}"
-    return Error(message, hint=hint, id="taskops.E003")
+    return Error(message, hint=_hint_to_migrate(), id="taskops.E003")
+
+
+def _hint_to_migrate() -> str:
+    return f"Run: python manage.py migrate --database {conf.DATABASE}"
 
 
 def _under_test() -> bool:
@@ -140,4 +148,5 @@ _CHECKS: list[tuple[Callable[..., list[CheckMessage]], tuple[str, ...]]] = [
     (check_status_permission, ()),
     (check_sqlite, ()),
     (check_migrated, (Tags.database,)),
+    (journal_checks.check_spool, ()),
 ]

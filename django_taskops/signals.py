@@ -1,6 +1,7 @@
 """Public Django signals, sent after commit by the housekeeper from the outbox, at least once each.
 
-`task_dead_lettered` and `dead_letter_resolved` pass `dead_letter`; `recorder_blind` passes `detail`.
+`task_dead_lettered` and `dead_letter_resolved` pass `dead_letter`. `recorder_blind` passes `reason` ("dropped", "lag"
+or "quarantined"), `detail`, a sentence, and `since`, an aware instant; its sender is None.
 """
 
 from django.dispatch import Signal

@@ -14,6 +14,7 @@ from kombu.utils import json
 
 from django_taskops.capture.envelope import Envelope
 from django_taskops.capture.headers import GENERATION, PUBLICATION
+from django_taskops.journal.codec import encode
 from django_taskops.models import (
     AuditAction,
     AuditEntry,
@@ -21,12 +22,15 @@ from django_taskops.models import (
     OutboxEntry,
     OutboxKind,
     OutboxStatus,
+    QuarantinedEntry,
+    Recorder,
     RunEnvelope,
     TaskAttempt,
     TaskRun,
     WorkerBeat,
 )
 from django_taskops.states import DeadLetterReason, LetterStatus, QuietReason, TaskState
+from tests.events import Story
 
 Row = TypeVar("Row")
 
@@ -224,3 +228,35 @@ class WorkerBeatFactory(ModelFactory[WorkerBeat]):
     worker = "celery@shop-1"
     started_at = datetime(2026, 1, 1, tzinfo=UTC)
     beat_at = LazyFunction(timezone.now)
+
+
+class QuarantinedEntryFactory(ModelFactory[QuarantinedEntry]):
+    """Of an event that can be read, without a trait."""
+
+    class Meta:
+        model = QuarantinedEntry
+
+    class Params:
+        unreadable = Trait(data=b'{"kind":"publ', task_id="", error="UnreadableEvent: expected an event")
+
+    source = "redis"
+    key = Sequence(lambda count: f"taskops:events 1795180000000-{count}@1882360000{count:06}")
+    task_id = Faker("uuid4")
+    error = "DataError: integer out of range"
+    data = LazyAttribute(lambda row: encode(Story(row.task_id).published(args=[42])))
+
+
+class RecorderFactory(ModelFactory[Recorder]):
+    """Of a drain that is at work, without a trait."""
+
+    class Meta:
+        model = Recorder
+
+    class Params:
+        silent = Trait(seen_at=LazyFunction(lambda: timezone.now() - timedelta(hours=2)))
+        spool = Trait(name=Sequence(lambda count: f"spool shop-{count}"), spool_files=2, spool_bytes=4096)
+
+    name = "redis"
+    holder = "shop-1 4711"
+    applied = 120_000
+    lag_seconds = 0.4

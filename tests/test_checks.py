@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ def ids(messages: list[CheckMessage]) -> list[str]:
 
 
 @pytest.mark.django_db(databases=["default", "sqlite"])
-def test_this_project_has_nothing_to_complain_about() -> None:
+def test_this_project_has_nothing_to_complain_about(use_sources: Callable[..., None]) -> None:
+    use_sources()  # the Redis of the tests keeps nothing on disk, and the checks say so
+
     assert ids(run_checks(include_deployment_checks=True)) == []
 
 
@@ -161,12 +164,24 @@ def test_missing_tables_are_an_error_where_databases_are_checked(
             cursor.execute("ALTER TABLE taskops_away RENAME TO taskops_taskrun")
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_database_one_migration_behind_is_an_error_of_its_own(database: str) -> None:
+    with connections[database].cursor() as cursor:
+        cursor.execute("ALTER TABLE taskops_quarantinedentry RENAME TO taskops_away")
+    try:
+        assert ids(checks.check_migrated(databases=[database])) == ["taskops.E005"]
+    finally:
+        with connections[database].cursor() as cursor:
+            cursor.execute("ALTER TABLE taskops_away RENAME TO taskops_quarantinedentry")
+
+
 def documented(pattern: str, page: str) -> set[str]:
     return set(re.findall(pattern, (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def test_the_docs_name_each_check_and_no_other() -> None:
-    source = (ROOT / "django_taskops" / "checks.py").read_text(encoding="utf-8")
+    modules = (ROOT / "django_taskops" / name for name in ("checks.py", "journal_checks.py"))
+    source = "".join(module.read_text(encoding="utf-8") for module in modules)
 
     assert documented(r"^## `(taskops\.[EW]\d+)`", "checks.md") == set(re.findall(r"taskops\.[EW]\d{3}", source))
 

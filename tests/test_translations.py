@@ -3,7 +3,7 @@
 import ast
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from gettext import GNUTranslations
 from pathlib import Path
@@ -15,9 +15,18 @@ from django.test import Client
 from django.urls import reverse
 
 import django_taskops
+from django_taskops.journal.base import Backlog
 from tests.admin.pages import Page
-from tests.factories import AuditEntryFactory, DeadLetterFactory, TaskAttemptFactory
+from tests.factories import (
+    AuditEntryFactory,
+    DeadLetterFactory,
+    QuarantinedEntryFactory,
+    RecorderFactory,
+    TaskAttemptFactory,
+)
 from tests.services import unavailable
+from tests.sources import FakeSource, published, waiting
+from tests.sources import entries as waiting_entries
 
 PACKAGE = Path(django_taskops.__file__).parent
 MESSAGES = Path("locale", "zh_Hans", "LC_MESSAGES")
@@ -35,6 +44,12 @@ class Entry:
     @property
     def id(self) -> tuple[str, str, str]:
         return (self.texts.get("msgctxt", ""), self.texts["msgid"], self.texts.get("msgid_plural", ""))
+
+    @property
+    def key(self) -> str:
+        """What gettext looks it up by."""
+        context, text, _plural = self.id
+        return f"{context}\x04{text}" if context else text
 
     @property
     def source(self) -> str:
@@ -100,8 +115,7 @@ def test_what_is_compiled_is_what_was_translated(entries: list[Entry]) -> None:
         compiled: dict[Any, str] = {key: text for key, text in vars(GNUTranslations(file))["_catalog"].items() if key}
 
     assert compiled == {
-        (entry.texts["msgid"], 0) if "msgid_plural" in entry.texts else entry.texts["msgid"]: entry.translated
-        for entry in entries
+        (entry.key, 0) if "msgid_plural" in entry.texts else entry.key: entry.translated for entry in entries
     }
 
 
@@ -127,14 +141,23 @@ def test_the_list_of_dead_letters_is_in_chinese(reader: Client) -> None:
 
 
 @pytest.mark.parametrize("reader", ["zh-hans"], indirect=True)
-def test_no_page_falls_back_to_english(reader: Client, entries: list[Entry]) -> None:
+def test_no_page_falls_back_to_english(reader: Client, entries: list[Entry], use_sources: Callable[..., None]) -> None:
     """A string that was looked up too early, when the language was not known yet, would stand there in English."""
+    newest = waiting_entries(b"unreadable", published())
+    use_sources(
+        FakeSource(holding=waiting(newest=newest, dropped={"started": 1})),
+        FakeSource(name="spool", holding=Backlog(refused="xx")),
+        FakeSource(name="other", error=OSError("xx")),
+    )
+    RecorderFactory(spool=True, silent=True)
+    quarantined = QuarantinedEntryFactory()
     letter = DeadLetterFactory(run__exhausted=True)
     TaskAttemptFactory(run=letter.run, retried=True)
     entry = AuditEntryFactory(letter=letter)
     phrases = [entry.source for entry in entries if " " in entry.source and not PLACEHOLDER.search(entry.source)]
-    rows = (("taskrun", letter.run), ("deadletter", letter), ("auditentry", entry))
+    rows = (("taskrun", letter.run), ("deadletter", letter), ("auditentry", entry), ("quarantinedentry", quarantined))
     addresses = [
+        reverse("admin:taskops_recorder_changelist"),
         *(reverse(f"admin:taskops_{model}_changelist") for model, _row in rows),
         *(reverse(f"admin:taskops_{model}_change", args=[row.pk]) for model, row in rows),
         *(reverse(f"admin:taskops_deadletter_{verb}") + f"?letter={letter.pk}" for verb in ("requeue", "discard")),

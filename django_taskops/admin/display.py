@@ -36,7 +36,12 @@ TONES: Mapping[str, str] = {
 
 def badge(value: str, label: object) -> SafeString:
     """`label` in the colour of the state or status `value`."""
-    return format_html('<span class="taskops-badge taskops-badge--{}">{}</span>', TONES.get(value, "quiet"), label)
+    return tone(TONES.get(value, "quiet"), label)
+
+
+def tone(name: str, label: object) -> SafeString:
+    """`label` in the colour `name`."""
+    return format_html('<span class="taskops-badge taskops-badge--{}">{}</span>', name, label)
 
 
 def moment(instant: datetime | None) -> SafeString | str:

@@ -8,12 +8,11 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from os import getpid
 from typing import Any
 
 from celery import current_app
-from django.db import connections
 from django.db.models import F, Q
 from django.dispatch import Signal
 from django.utils import timezone
@@ -21,9 +20,9 @@ from django.utils import timezone
 from ..capture.envelope import Envelope
 from ..capture.frames import message_of
 from ..capture.text import storable
-from ..conf import conf
 from ..models import DeadLetter, OutboxEntry, OutboxKind, OutboxStatus
-from ..signals import dead_letter_resolved, task_dead_lettered
+from ..projection.connection import own_connection
+from ..signals import dead_letter_resolved, recorder_blind, task_dead_lettered
 from .broker import publish
 from .requeue import settle_interrupted
 
@@ -58,12 +57,11 @@ _stopping = threading.Event()
 def _run() -> None:
     while not _stopping.wait(SECONDS_BETWEEN_PASSES):
         try:
-            carry_out()
-            settle_interrupted()
+            with own_connection():  # the pool's children must not find one of ours
+                carry_out()
+                settle_interrupted()
         except Exception:  # the database may be away; the next pass tries again
             logger.warning("django-taskops: the outbox waits", exc_info=True)
-        finally:
-            connections[conf.DATABASE].close()
 
 
 def _claim(entry: OutboxEntry) -> bool:
@@ -80,7 +78,7 @@ def _claim(entry: OutboxEntry) -> bool:
 
 def _carry_out(entry: OutboxEntry) -> bool:
     try:
-        _HANDLERS[OutboxKind(entry.kind)](_letter(entry.payload), entry.payload)
+        _HANDLERS[OutboxKind(entry.kind)](entry.payload)
     except (Exception, SystemExit) as error:  # a broker, or a receiver of the project
         logger.warning("django-taskops: outbox entry %s failed, try %s", entry.key, entry.tries, exc_info=True)
         _postpone(entry, error)
@@ -101,32 +99,30 @@ def _told(error: BaseException) -> str:
     return storable(f"{type(error).__name__}: {message_of(error)}", 2000)
 
 
-def _letter(payload: Mapping[str, Any]) -> DeadLetter:
-    letter: DeadLetter = DeadLetter.objects.select_related("run").get(
-        run=payload["run"], publication=payload["publication"], generation=payload["generation"]
-    )
-    return letter
+def _tell_dead_lettered(payload: Mapping[str, Any]) -> None:
+    _send(task_dead_lettered, DeadLetter, dead_letter=_letter(payload))
 
 
-def _tell_dead_lettered(letter: DeadLetter, _payload: Mapping[str, Any]) -> None:
-    _send(task_dead_lettered, letter)
+def _tell_resolved(payload: Mapping[str, Any]) -> None:
+    _send(dead_letter_resolved, DeadLetter, dead_letter=_letter(payload))
 
 
-def _tell_resolved(letter: DeadLetter, _payload: Mapping[str, Any]) -> None:
-    _send(dead_letter_resolved, letter)
+def _tell_blind(payload: Mapping[str, Any]) -> None:
+    since = datetime.fromisoformat(payload["since"])
+    _send(recorder_blind, None, reason=payload["reason"], detail=payload["detail"], since=since)
 
 
-def _send(signal: Signal, letter: DeadLetter) -> None:
+def _send(signal: Signal, sender: type[DeadLetter] | None, **told: Any) -> None:
     """To every receiver, then raises the first error: one that fails keeps it from none of the others."""
-    answers = signal.send_robust(sender=DeadLetter, dead_letter=letter)
-    for _receiver, answer in answers:
+    for _receiver, answer in signal.send_robust(sender=sender, **told):
         if isinstance(answer, Exception):
             raise answer
 
 
-def _notify_queue(letter: DeadLetter, payload: Mapping[str, Any]) -> None:
+def _notify_queue(payload: Mapping[str, Any]) -> None:
     """Puts the original message on the task's dead-letter queue, with a header that says what became of it; a message
     without a body where the original was not kept."""
+    letter = _letter(payload)
     envelope = Envelope.from_bytes(letter.envelope) if letter.envelope else _bodiless(letter)
     notice = {
         "task_id": letter.task_id,
@@ -137,6 +133,13 @@ def _notify_queue(letter: DeadLetter, payload: Mapping[str, Any]) -> None:
         "died_at": letter.died_at.isoformat(),
     }
     publish(current_app, envelope.routed_to(payload["queue"], taskops_dead_letter=notice), declare_unknown=True)
+
+
+def _letter(payload: Mapping[str, Any]) -> DeadLetter:
+    letter: DeadLetter = DeadLetter.objects.select_related("run").get(
+        run=payload["run"], publication=payload["publication"], generation=payload["generation"]
+    )
+    return letter
 
 
 def _bodiless(letter: DeadLetter) -> Envelope:
@@ -152,8 +155,9 @@ def _bodiless(letter: DeadLetter) -> Envelope:
     )
 
 
-_HANDLERS: Mapping[OutboxKind, Callable[[DeadLetter, Mapping[str, Any]], None]] = {
+_HANDLERS: Mapping[OutboxKind, Callable[[Mapping[str, Any]], None]] = {
     OutboxKind.DEAD_LETTERED: _tell_dead_lettered,
     OutboxKind.RESOLVED: _tell_resolved,
+    OutboxKind.BLIND: _tell_blind,
     OutboxKind.DEAD_LETTER_QUEUE: _notify_queue,
 }

@@ -10,6 +10,12 @@ LogIn = Callable[..., Client]
 VIEWER = ("view_taskrun", "view_deadletter", "view_auditentry")
 
 
+@pytest.fixture(autouse=True)
+def quiet_journal(use_sources: Callable[..., None]) -> None:
+    """Pages say what the recorder sees: nothing of other tests, unless the test makes sources of its own."""
+    use_sources()
+
+
 @pytest.fixture
 def log_in(database: str) -> LogIn:
     """Logs in a member of the staff with just these permissions on our tables."""

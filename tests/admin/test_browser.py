@@ -13,9 +13,12 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from django_taskops.journal.codec import encode
 from tests import tasks
-from tests.factories import TaskRunFactory
+from tests.events import Story
+from tests.factories import QuarantinedEntryFactory, RecorderFactory, TaskRunFactory
 from tests.services import unavailable
+from tests.sources import FakeSource, UseSources, entries, waiting
 from tests.workers import Worker, eventually
 
 FLAGS = (
@@ -72,7 +75,13 @@ def test_somebody_finds_a_dead_letter_requeues_it_and_sees_it_heal(
 
 @pytest.mark.parametrize("database", ["default"], indirect=True)
 @pytest.mark.parametrize("width", [390, 1280])
-def test_no_page_scrolls_sideways(worker: Worker, browser: Chrome, live_server: LiveServer, width: int) -> None:
+def test_no_page_scrolls_sideways(
+    worker: Worker, browser: Chrome, live_server: LiveServer, use_sources: UseSources, width: int
+) -> None:
+    newest = entries(encode(Story("x" * 250, name="x" * 250).started()), b"unreadable")
+    use_sources(FakeSource(holding=waiting(newest=newest, holder="x" * 200)), FakeSource(name="spool"))
+    QuarantinedEntryFactory(task_id="x" * 250, key="x" * 250, error="x" * 900)
+    RecorderFactory(name="x" * 250, holder="x" * 250)
     tasks.fail.apply_async(("x" * 900,), task_id="x" * 250)
     log_in(browser, live_server)
     browser.execute_cdp_cmd(
@@ -113,6 +122,7 @@ def test_a_traceback_opens_at_its_end_and_scrolls_by_keyboard(
 
 
 _NAME = "tests.tasks.broken_until_healed"
+_LISTS = ("deadletter", "taskrun", "auditentry", "quarantinedentry")
 
 
 def log_in(browser: Chrome, live_server: LiveServer) -> None:
@@ -135,12 +145,12 @@ def _at(browser: Chrome, live_server: LiveServer, page: str) -> bool:
 
 
 def _pages(browser: Chrome, live_server: LiveServer) -> list[str]:
-    lists = [f"{live_server.url}/admin/taskops/{name}/" for name in ("deadletter", "taskrun", "auditentry")]
+    lists = [f"{live_server.url}/admin/taskops/{name}/" for name in _LISTS]
     details = []
     for page in lists:
         browser.get(page)
         details += [link.get_attribute("href") for link in browser.find_elements(By.CSS_SELECTOR, "#result_list a")[:1]]
-    return [*lists, *filter(None, details)]
+    return [*lists, f"{live_server.url}/admin/taskops/recorder/", *filter(None, details)]
 
 
 def _scrolls_sideways(browser: Chrome, page: str) -> bool:

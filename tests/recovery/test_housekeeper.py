@@ -11,12 +11,13 @@ from django.db import connections
 from django.dispatch import Signal
 from django.utils import timezone
 
-from django_taskops.models import DeadLetter, OutboxEntry, OutboxStatus
+from django_taskops.models import DeadLetter, OutboxEntry, OutboxKind, OutboxStatus
 from django_taskops.projection import writer
 from django_taskops.recovery import housekeeper
-from django_taskops.signals import dead_letter_resolved, task_dead_lettered
+from django_taskops.signals import dead_letter_resolved, recorder_blind, task_dead_lettered
 from tests import tasks
 from tests.events import Story
+from tests.factories import OutboxEntryFactory
 from tests.workers import BrokerQueue, WorkerStarter, eventually
 
 
@@ -52,6 +53,24 @@ def test_the_public_signals_tell_of_deaths_and_of_healing(database: str) -> None
 
     assert [letter.task_id for letter in deaths.letters] == [story.task_id]
     assert [letter.status for letter in healed.letters] == ["resolved"]
+
+
+def test_a_blind_recorder_is_told_in_plain_words(database: str) -> None:
+    heard: list[dict[str, Any]] = []
+
+    def hear(sender: object, signal: Signal, **told: Any) -> None:
+        heard.append({"sender": sender, **told})
+
+    since = timezone.now() - timedelta(minutes=5)
+    payload = {"reason": "dropped", "detail": "7 events were dropped", "since": since.isoformat()}
+    OutboxEntryFactory(kind=OutboxKind.BLIND, key="recorder_blind:dropped:1", payload=payload)
+    recorder_blind.connect(hear)
+    try:
+        assert housekeeper.carry_out() == 1
+    finally:
+        recorder_blind.disconnect(hear)
+
+    assert heard == [{"sender": None, "reason": "dropped", "detail": "7 events were dropped", "since": since}]
 
 
 def test_what_fails_is_kept_with_its_error_and_tried_again_later(database: str) -> None:
