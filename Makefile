@@ -7,7 +7,7 @@ INSTALL := $(PIP) install --quiet --quiet --constraint constraints.txt --editabl
 DECLARED := pyproject.toml setup.cfg constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-check test lint format clean
+.PHONY: help demo demo-check test bench lint format clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/'
@@ -20,6 +20,9 @@ demo-check: $(VENV)/demo.stamp ## the same without serving: exits 0 when every t
 
 test: $(VENV)/test.stamp ## the whole suite, with a Redis and a PostgreSQL of its own; ARGS="-k name" narrows it
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/test.stamp ## beside bare Celery and django-celery-results, for hours; ARGS="--only drain" narrows it
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/test.stamp ## style, types, import contracts, missing migrations
 	$(BIN)/ruff check .
