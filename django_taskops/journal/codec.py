@@ -36,6 +36,7 @@ def decode(data: bytes, position: int = 0) -> Event:
     line, separator, envelope = data.partition(b"\n")
     try:
         given = json.loads(line.decode("ascii"))
+        given.pop("version", None)  # it says what is there; what is there says it as well
         given["position"] = position
         given["kind"] = EventKind(given["kind"])
         given["at"] = _instant(given["at"])

@@ -71,7 +71,7 @@ def merge(run: Run, attempts: Mapping[str, Delivery], letters: Sequence[Letter],
         run=_described(run, shown, events),
         attempts=stored,
         obsolete=obsolete,
-        letters=_statuses(known, shown, letters, deaths),
+        letters=_statuses(known, shown, letters, deaths) if letters or deaths else {},
         deaths=deaths,
     )
 
