@@ -170,6 +170,10 @@ class Conf:
             raise AttributeError(f"expected one of {', '.join(SETTINGS)}, got {name!r}")
         return _given().get(name, SETTINGS[name].default)
 
+    def given(self) -> Mapping[str, Any]:
+        """What the project has set. Raises ImproperlyConfigured where TASKOPS is no dict."""
+        return _given()
+
     def tracks(self, task_name: str) -> bool:
         """True where runs of this task are recorded: a pattern of TRACK matches and none of IGNORE."""
         return _matches(task_name, tuple(self.TRACK)) and not _matches(task_name, tuple(self.IGNORE))
@@ -184,8 +188,11 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
+_NOTHING: Mapping[str, Any] = {}
+
+
 def _given() -> Mapping[str, Any]:
-    given: Mapping[str, Any] = getattr(settings, "TASKOPS", {})
+    given: Mapping[str, Any] = getattr(settings, "TASKOPS", _NOTHING)
     if given.__class__ is not dict and not isinstance(given, Mapping):  # asked many times for each task
         raise ImproperlyConfigured(f"TASKOPS: expected a dict, got {type(given).__name__}: {given!r}")
     return given

@@ -140,11 +140,11 @@ class Worker:
 
     def children(self) -> list[psutil.Process]:
         """The processes of its pool."""
-        return [child for child in self._descendants() if DRAIN not in child.cmdline()]
+        return [child for child in self._descendants() if not _is_drain(child)]
 
     def drains(self) -> list[psutil.Process]:
         """The process that drains its journal, if it is its turn."""
-        return [child for child in self._descendants() if DRAIN in child.cmdline()]
+        return [child for child in self._descendants() if _is_drain(child)]
 
     def _descendants(self) -> list[psutil.Process]:
         return list(psutil.Process(self.pid).children(recursive=True))
@@ -203,6 +203,13 @@ class Worker:
             self.process.wait()
         finally:
             _end_group(self.pid)
+
+
+def _is_drain(process: psutil.Process) -> bool:
+    try:
+        return DRAIN in process.cmdline()
+    except psutil.Error:  # it ends just now
+        return False
 
 
 def _end_group(pid: int) -> None:

@@ -20,7 +20,7 @@ from kombu.exceptions import EncodeError
 
 from .. import journal
 from ..conf import conf
-from ..events import Call, Event, EventKind, Outcome
+from ..events import Call, Event, EventKind, Executor, Outcome
 from ..exceptions import EnvelopeError
 from ..states import DeadLetterReason, QuietReason
 from . import headers as own
@@ -45,6 +45,7 @@ class Span:
     retry_refused: bool = False
     ended: bool = False
     progress_told: float = 0.0
+    executor: Executor | None = None
 
 
 _spans: WeakKeyDictionary[Any, Span] = WeakKeyDictionary()
@@ -116,11 +117,18 @@ def tell(task: Any, kind: EventKind, *, delivery: str | None = None, **facts: An
         task_name=storable(task.name),
         at=now(),
         delivery=_spans[request].delivery if delivery is None else delivery,
-        executor=executor(task, request.hostname, pid=os.getpid()) if delivery is None else None,
+        executor=_executor(task, request) if delivery is None else None,
         **own.identity(vars(request)),
         **facts,
     )
     (journal.immediate() if request.is_eager else journal.current()).append(event)
+
+
+def _executor(task: Any, request: Any) -> Executor:
+    span = _spans[request]
+    if span.executor is None:
+        span.executor = executor(task, request.hostname, pid=os.getpid())
+    return span.executor
 
 
 def limit_goes_on(receiver: Callable[..., None]) -> Callable[..., None]:

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 
 from ..events import Event
 
+BATCH_BYTES = 4 * 1024 * 1024  # of entries, in one read; the last of them may go beyond
+
 
 class Journal(Protocol):
     """Where capture puts events. Safe to use from any thread and process."""
@@ -31,6 +33,11 @@ class Entry(NamedTuple):
     key: str
     data: bytes
     position: int
+
+
+def is_full(entries: Sequence[Entry]) -> bool:
+    """True where their bytes are enough for one read."""
+    return sum(len(entry.data) for entry in entries) >= BATCH_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +69,8 @@ class Source(Protocol):
         """Lets another process read. Never raises."""
 
     def read(self, limit: int, wait: float) -> Sequence[Entry]:
-        """At most `limit` entries, oldest first; waits up to `wait` seconds for the first. They stay until they are
-        acknowledged. Raises where it is unreachable."""
+        """At most `limit` entries or BATCH_BYTES, oldest first; waits up to `wait` seconds for the first. They stay
+        until they are acknowledged. Raises where it is unreachable."""
 
     def acknowledge(self, entries: Sequence[Entry]) -> None:
         """Removes what the last `read` returned, all of it: it has been applied, or lies in the quarantine."""

@@ -29,10 +29,15 @@ class SettingsChoice:
         self._identity = identity
         self._owner = owner
         self._chosen: dict[tuple[str, str], Journal] = {}
+        self._current: tuple[object, Journal] | None = None  # for the very dict of settings that it was chosen by
 
     def current(self) -> Journal:
-        key = (conf.JOURNAL, conf.JOURNAL_PREFIX)
-        return self._chosen.get(key) or self._chosen.setdefault(key, self._choose())
+        """Asked several times for each task."""
+        given = conf.given()
+        if self._current is None or self._current[0] is not given:
+            key = (conf.JOURNAL, conf.JOURNAL_PREFIX)
+            self._current = given, self._chosen.get(key) or self._chosen.setdefault(key, self._choose())
+        return self._current[1]
 
     def immediate(self) -> Journal:
         return self._direct

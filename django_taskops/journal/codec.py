@@ -45,9 +45,27 @@ def decode(data: bytes, position: int = 0) -> Event:
         for name, maker in _MAKERS.items():
             if (part := given.get(name)) is not None:
                 given[name] = maker(**_part(part, _NAMES[name]))
-        return Event(**_known_only(given, _EVENT_NAMES))
+        event = Event(**_known_only(given, _EVENT_NAMES))
+        _check(event)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableEvent(f"expected an event, got {data[:80]!r}: {error!r}") from error
+    return event
+
+
+def _check(event: Event) -> None:
+    """What tells events apart, since not every database refuses what can't be."""
+    for name, length in _LENGTHS:
+        text = getattr(event, name)
+        if len(text) > length or "\x00" in text:
+            raise ValueError(f"{name}: expected at most {length} characters and no NUL, got {text[:80]!r}")
+    for name, limit in _LIMITS:
+        number = getattr(event, name)
+        if not (number.__class__ is int and 0 <= number < limit):
+            raise ValueError(f"{name}: expected a number from 0 to {limit - 1}, got {number!r}")
+
+
+_LENGTHS = (("task_id", 255), ("task_name", 255), ("publication", 32), ("delivery", 36))
+_LIMITS = (("generation", 2**31), ("nesting", 2**15), ("retries", 2**31))
 
 
 def _given(part: Any, known: tuple[tuple[str, Any], ...]) -> dict[str, Any]:

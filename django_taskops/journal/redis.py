@@ -1,15 +1,15 @@
 """The journal in Redis: each event is an entry of a stream, sent without waiting for the reply.
 
-The reply is read before the next send, or a moment later by a thread where there is none. Redis has 40 ms to answer; a
-refusal or silence sends that event, and those of the next seconds, to the fallback. An event may get there although
-Redis had it: rows take repetition.
+Replies are read when they are 40 ms old or many, or a moment later by a thread where nothing more is sent. What Redis
+has not answered by then, or refuses, goes to the fallback, and so do the events of the next seconds. An event may get
+there although Redis had it: rows take repetition.
 """
 
 import logging
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 from weakref import WeakSet
@@ -28,6 +28,7 @@ REPLY_SECONDS = 0.04
 CONNECT_SECONDS = 5.0
 FIRST_CONNECT_WAIT_SECONDS = 0.05
 SECONDS_UNTIL_READ = 0.2
+MAX_UNREAD = 32  # replies
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 5.0
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -102,9 +103,10 @@ class RedisJournal:
         self._events = _Stream(keys.events, SHARE_OF_EVENTS)
         self._endings = _Stream(keys.endings, 1 - SHARE_OF_EVENTS)
         self._drops_key = keys.drops.encode()
-        self._unconfirmed: list[Event] = []
+        self._unconfirmed: deque[Event] = deque()
         self._refused: list[Event] = []
-        self._expected: list[_Heard] = []
+        self._expected: deque[_Heard] = deque()
+        self._oldest_sent = 0.0
         self._dialling: threading.Thread | None = None
         self._dialled = threading.Event()
         self._sent = threading.Event()
@@ -182,7 +184,7 @@ class RedisJournal:
         """The events that Redis has not taken."""
         self._busy = True
         try:
-            self._read_replies()
+            self._read_due_replies()
             self._write(event)
         except BaseException as error:
             left = self._break(error)
@@ -215,13 +217,15 @@ class RedisJournal:
         connection.disconnect()
         self._sent.set()  # lets its thread go
         left = [*self._refused, *self._unconfirmed]
-        self._unconfirmed, self._refused, self._expected = [], [], []
+        self._unconfirmed, self._refused, self._expected = deque(), [], deque()
         self._close(error)
         return left
 
     def _write(self, event: Event) -> None:
         stream = self._endings if is_bad_ending(event) else self._events
         commands = []
+        if not self._expected:
+            self._oldest_sent = time.monotonic()
         if stream.full and stream is self._events:
             self.dropped[event.kind] += 1
         elif stream.full:
@@ -262,20 +266,31 @@ class RedisJournal:
             self.dropped = +self.dropped
 
     def _confirm(self, reply: object) -> None:
-        event = self._unconfirmed.pop(0)
+        event = self._unconfirmed.popleft()
         if isinstance(reply, redis.RedisError):  # full, loading, read-only ...
             self._refused.append(event)
             self._close(reply)
         else:
             self._pause = FIRST_PAUSE_SECONDS
 
+    def _read_due_replies(self) -> None:
+        """Waits only where many replies are missing that had no time yet."""
+        if not self._expected:
+            return
+        overdue = time.monotonic() - self._oldest_sent > REPLY_SECONDS
+        if overdue and not self._connection.can_read(timeout=0):
+            raise redis.TimeoutError(f"no reply within {REPLY_SECONDS} s")
+        if overdue or len(self._expected) >= MAX_UNREAD:
+            self._read_replies()
+
     def _read_replies(self) -> None:
+        """All that are expected. Each has 40 ms to come."""
         while self._expected:
             try:
                 reply = self._connection.read_response()
             except redis.ResponseError as error:
                 reply = error
-            self._expected.pop(0)(reply)
+            self._expected.popleft()(reply)
 
 
 _journals: WeakSet[RedisJournal] = WeakSet()

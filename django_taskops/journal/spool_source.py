@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from .base import Backlog, Entry
+from .base import Backlog, Entry, is_full
 from .collector import Collector
 from .segment_files import WrittenSegment
 from .segments import ForeignFile, Header, Piece
@@ -94,7 +94,7 @@ class SpoolSource:
                 entry = entry_of(path, piece)
                 self._ends[entry.key] = path, piece.end
                 entries.append(entry)
-            if len(entries) == limit:
+            if len(entries) == limit or is_full(entries):
                 break
         return entries
 

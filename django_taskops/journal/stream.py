@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from ..conf import conf
-from .base import Backlog, Entry
+from .base import BATCH_BYTES, Backlog, Entry
 from .client import Address
 from .keys import FIELD, Keys
 
@@ -22,7 +22,9 @@ NEWEST = 10
 UNKNOWN = "?"
 
 # KEYS: about, lease. ARGV: owner, holder, milliseconds, partitions, adopt. Returns the owner and whether we hold.
+# PERSIST changes nothing, and lets the writes after it through where Redis is full: else it would stay full for good.
 _HOLD = """
+redis.call('PERSIST', KEYS[1])
 if ARGV[5] == '1' then redis.call('HSET', KEYS[1], 'owner', ARGV[1]) end
 redis.call('HSETNX', KEYS[1], 'owner', ARGV[1])
 redis.call('HSETNX', KEYS[1], 'partitions', ARGV[4])
@@ -34,14 +36,20 @@ redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return {owner, partitions, 1}
 """
 
-# KEYS: a stream. ARGV: how many entries, their field. Returns identifiers, sizes and data, each in one piece: redis-py
-# takes longer to take thousands of entries apart than Python to cut three strings.
+# KEYS: a stream. ARGV: how many entries, how many bytes, their field. Returns identifiers, sizes and data, each in one
+# piece: redis-py takes longer to take thousands of entries apart than Python to cut three strings.
 _READ = """
 local identifiers, sizes, data = {}, {}, {}
-for i, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', ARGV[1])) do
-    local found = ''
-    for j = 1, #entry[2], 2 do if entry[2][j] == ARGV[2] then found = entry[2][j + 1] end end
-    identifiers[i], sizes[i], data[i] = entry[1], #found, found
+local left, room, from = tonumber(ARGV[1]), tonumber(ARGV[2]), '-'
+while left > 0 and room > 0 do
+    local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', math.min(left, 50))
+    for _, entry in ipairs(entries) do
+        local found = ''
+        for i = 1, #entry[2], 2 do if entry[2][i] == ARGV[3] then found = entry[2][i + 1] end end
+        identifiers[#identifiers + 1], sizes[#sizes + 1], data[#data + 1] = entry[1], #found, found
+        left, room, from = left - 1, room - #found, '(' .. entry[1]
+    end
+    if #entries < 50 then break end
 end
 return {table.concat(identifiers, ' '), table.concat(sizes, ' '), table.concat(data)}
 """
@@ -98,14 +106,14 @@ class RedisSource:
 
     def _read(self, limit: int) -> list[Entry]:
         entries: list[Entry] = []
+        room = BATCH_BYTES
         for key in (self._keys.endings, self._keys.events):
-            identifiers, sizes, data = _answer(self._client.eval(_READ, 1, key, limit - len(entries), FIELD))
+            identifiers, sizes, data = _answer(self._client.eval(_READ, 1, key, limit - len(entries), room, FIELD))
+            room -= len(data)
             start = 0
             for identifier, size in zip(identifiers.split(), map(int, sizes.split()), strict=True):
                 entries.append(Entry(f"{key} {identifier.decode()}", data[start : start + size], _position(identifier)))
                 start += size
-            if len(entries) >= limit:
-                break
         return entries
 
     def acknowledge(self, entries: Sequence[Entry]) -> None:

@@ -15,7 +15,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 
 from ..conf import conf
 from ..events import Event
-from ..journal.base import Entry, Source
+from ..journal.base import Entry, Source, is_full
 from ..journal.codec import UnreadableEvent, decode
 from ..models import DeadLetter, OutboxEntry, QuarantinedEntry, RunEnvelope, TaskAttempt, TaskRun
 from . import quarantine, writer
@@ -25,6 +25,7 @@ READ_SECONDS = 1.0
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 5.0
 LAST_SECONDS = 3.0
+SECONDS_AWAY = 10.0
 SECONDS_BETWEEN_BATCHES = 0.2
 SECONDS_BETWEEN_BATCHES_OF_SQLITE = 1.0
 PATIENCE = 20  # tries of a batch that meets locks, until one of its entries is held to be the cause
@@ -66,6 +67,7 @@ class Drain:
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
         self._tries = 0
+        self._away_until: dict[str, float] = {}  # sources that could not be reached, so that the others need not wait
         self._logged: dict[str, float] = {}
 
     def run(self, until: Callable[[], bool], told: Callable[[Sequence[Drained]], None]) -> None:
@@ -112,6 +114,8 @@ class Drain:
         """
         done: list[Drained] = []
         for source in self._sources:
+            if time.monotonic() < self._away_until.get(source.name, 0):
+                continue
             try:
                 held = source.hold()
                 entries = source.read(limit, 0 if done else wait) if held else ()
@@ -119,13 +123,14 @@ class Drain:
                 raise  # of the question whose journal it is
             except Exception as error:  # noqa: BLE001 whatever the journal's driver raises
                 self._log(source.name, f"the journal {source.name} can't be read: {error!r}")
+                self._away_until[source.name] = time.monotonic() + SECONDS_AWAY
                 continue
             if held:
                 done.append(self._apply(source, entries, limit))
         return done
 
     def _apply(self, source: Source, entries: Sequence[Entry], limit: int) -> Drained:
-        drained = Drained(source=source.name, full=len(entries) >= limit)
+        drained = Drained(source=source.name, full=len(entries) >= limit or is_full(entries))
         if not entries:
             return drained
         good, bad = _read(entries)

@@ -13,7 +13,7 @@ from django_taskops.events import Call, Event, EventKind, Executor, Outcome
 from django_taskops.journal.codec import UnreadableEvent, decode, encode
 from tests.events import Story
 
-text = st.text(st.characters(codec="utf-8"), max_size=20)
+text = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)
 instants = st.datetimes(datetime(1970, 1, 2), datetime(8999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text,
@@ -109,6 +109,13 @@ def entry(**changes: Any) -> bytes:
         entry(at="yesterday"),
         entry(at="2026-01-01T00:00:00"),
         entry(at=12),
+        entry(task_id="a\x00b"),
+        entry(task_id=7),
+        entry(delivery="d" * 37),
+        entry(retries="two"),
+        entry(retries=-1),
+        entry(generation=2**31),
+        entry(nesting=True),
         entry(executor="w1"),
         entry(executor=[1]),
         entry(outcome={"frames": 7}),

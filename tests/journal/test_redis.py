@@ -174,6 +174,7 @@ def test_beyond_its_bytes_the_happy_path_is_dropped_and_counted_and_bad_endings_
     settings.TASKOPS = {**settings.TASKOPS, "JOURNAL_MAX_BYTES": 200_000}
     for number in range(600):
         journal.append(Story(str(number)).published(envelope=b"x" * 1000))
+        journal.flush()
     for number in range(10):
         journal.append(Story(f"bad {number}").failed())
     journal.flush()
@@ -193,13 +194,14 @@ def test_when_there_is_room_again_events_are_kept_again(
     settings.TASKOPS = {**settings.TASKOPS, "JOURNAL_MAX_BYTES": 1}
     for _ in range(5):
         journal.append(Story("full").started())
+        journal.flush()
     source = source_of(address)
     source.acknowledge(source.read(1000, 0))
     settings.TASKOPS = {**settings.TASKOPS, "JOURNAL_MAX_BYTES": 1_000_000}
 
     for _ in range(3):
         journal.append(Story("again").started())
-    journal.flush()
+        journal.flush()
 
     assert ("again", "started") in told(address)
     assert sum(source.backlog().dropped.values()) >= 1
@@ -213,7 +215,7 @@ def test_a_soft_limit_that_strikes_in_the_middle_is_the_tasks_and_loses_nothing(
     def strike(*_args: object, **_kwargs: object) -> None:
         raise TimeoutOfTheTask
 
-    monkeypatch.setattr(journal._connection, "read_response", strike)
+    monkeypatch.setattr(journal._connection, "send_packed_command", strike)
     with pytest.raises(TimeoutOfTheTask):
         journal.append(Story("2").started())
 
@@ -229,13 +231,13 @@ def test_an_append_in_the_middle_of_an_append_goes_elsewhere(
 ) -> None:
     """As from a signal handler of the project's that publishes."""
     journal.append(Story("1").started())
-    read = journal._connection.read_response
+    send = journal._connection.send_packed_command
 
-    def interrupted(**kwargs: Any) -> Any:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
         journal.append(Story("inner").started())
-        return read(**kwargs)
+        return send(*arguments, **options)
 
-    monkeypatch.setattr(journal._connection, "read_response", interrupted)
+    monkeypatch.setattr(journal._connection, "send_packed_command", interrupted)
     journal.append(Story("2").started())
     monkeypatch.undo()
     journal.flush()

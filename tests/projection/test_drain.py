@@ -1,15 +1,16 @@
 """From a real journal into the tables: what can be applied is applied, the rest is set aside, nothing is lost."""
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from django.db import DatabaseError, connections
 from pytest_django import Settings
 
+from django_taskops.events import Call, EventKind
 from django_taskops.journal import client
 from django_taskops.journal.codec import encode
 from django_taskops.journal.stream import RedisSource
@@ -43,8 +44,8 @@ def good(number: int) -> bytes:
 
 
 UNREADABLE = b'{"kind": "started", "task_'
-UNSTORABLE = encode(Story("a\x00b").started())
-TOO_LARGE = json.dumps(json.loads(encode(Story("large").started())) | {"retries": 10**30}).encode()
+UNSTORABLE = encode(Story("1").ended(EventKind.FAILED, reason="failed", exception_message="a\x00b"))
+TOO_LARGE = encode(replace(Story("1").published(), call=Call(group_index=10**30)))
 
 
 def applied() -> set[str]:
@@ -129,6 +130,7 @@ def test_a_journal_that_cannot_be_reached_keeps_nobody_from_the_others(
 ) -> None:
     put(address, good(1))
     nowhere = source_of(client.of_url("redis://127.0.0.1:1/0"))
+    nowhere.name = "nowhere"
 
     done = Drain([nowhere, source]).round(wait=0)
 

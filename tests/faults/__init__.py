@@ -1,0 +1,1 @@
+"""What breaks, breaks for real here: servers, processes and disks."""

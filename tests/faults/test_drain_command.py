@@ -1,0 +1,62 @@
+"""`taskops_drain` as people start and stop it."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from django_taskops import journal
+from django_taskops.models import TaskRun
+from tests.faults.accounts import wait_for_shapes
+from tests.faults.processes import Process, wait_until_drained_by
+from tests.faults.telling import tell
+from tests.workers import eventually
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.parametrize("database", ["default"], indirect=True),
+    pytest.mark.usefixtures("database", "journal_there"),
+]
+
+LEASE_SECONDS = 10
+
+
+def test_once_drains_what_waits_and_ends(start_drain: Callable[..., Process]) -> None:
+    told = tell(5)
+
+    said = start_drain("--once", "--json").output()
+
+    assert {"source": "redis", "applied": 25} in json.loads(said)
+    wait_for_shapes(told, timeout=1)
+    assert [source.backlog().holder for source in journal.sources()] == ["", ""]
+
+
+def test_once_with_nothing_to_do_says_so_and_ends(start_drain: Callable[..., Process]) -> None:
+    assert "redis: 0 applied, 0 quarantined" in start_drain("--once").output()
+    assert not TaskRun.objects.exists()
+
+
+def test_a_terminated_drain_gives_its_place_to_the_next_at_once(start_drain: Callable[..., Process]) -> None:
+    first = start_drain()
+    wait_until_drained_by(first)
+    second = start_drain()
+    eventually(lambda: len(second.log_text()) >= 0 and second.popen.poll() is None)
+
+    assert first.terminate(LEASE_SECONDS / 2) == 0
+
+    wait_until_drained_by(second)
+    wait_for_shapes(tell(5))
+
+
+def test_of_several_drains_one_works_until_it_is_killed_and_another_takes_over(
+    start_drain: Callable[..., Process],
+) -> None:
+    first = start_drain()
+    wait_until_drained_by(first)
+    second = start_drain()
+    wait_for_shapes(tell(5))
+    first.kill()
+    told = tell(5)
+
+    wait_until_drained_by(second)
+    wait_for_shapes(told)
