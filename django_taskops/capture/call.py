@@ -62,10 +62,15 @@ def task_of(app: Celery, name: str) -> Any:
     return vars(app)["_tasks"].get(name)  # `app.tasks` would import every task module
 
 
+def serializer_of(app: Celery, task: Any) -> str:
+    """The name of the serializer that a task, or None, is sent with."""
+    return str(getattr(task, "serializer", None) or app.conf.task_serializer)
+
+
 def sender_of(app: Celery, task_name: str) -> Sender:
     task = task_of(app, task_name)
     return Sender(
-        serializer=getattr(task, "serializer", None) or app.conf.task_serializer,
+        serializer=serializer_of(app, task),
         compression=getattr(task, "compression", None) or app.conf.task_compression or "",
     )
 

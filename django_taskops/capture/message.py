@@ -9,7 +9,7 @@ from kombu import Message, serialization
 from ..events import Call
 from ..exceptions import EnvelopeError
 from . import headers as own
-from .call import describe, sender_of, with_envelope, without_envelope
+from .call import describe, serializer_of, with_envelope, without_envelope
 from .envelope import Envelope, of_message
 
 
@@ -19,7 +19,7 @@ def needs_description(request: Any) -> bool:
     headers = request.request_dict
     if headers.get(own.PUBLICATION) is None or headers.get(own.DESCRIBE):
         return True
-    serializer = sender_of(request.task.app, request.task.name).serializer
+    serializer = serializer_of(request.task.app, request.task)
     registered: Any = vars(serialization)["registry"]
     return bool(registered.name_to_type.get(serializer) != request.content_type)
 

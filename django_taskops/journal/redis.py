@@ -238,7 +238,8 @@ class RedisJournal:
             commands += self._look(stream)
         if commands:
             self._connection.send_packed_command(commands, check_health=False)
-            self._sent.set()
+            if not self._sent.is_set():  # costs less than to set it again
+                self._sent.set()
 
     def _look(self, stream: _Stream) -> list[bytes]:
         stream.looked = time.monotonic()

@@ -55,11 +55,12 @@ _stopping = threading.Event()
 
 
 def _run() -> None:
-    while not _stopping.wait(SECONDS_BETWEEN_PASSES):
+    while not _stopping.is_set():
         try:
             with own_connection():  # the pool's children must not find one of ours
-                carry_out()
-                settle_interrupted()
+                while not _stopping.wait(SECONDS_BETWEEN_PASSES):
+                    carry_out()
+                    settle_interrupted()
         except Exception:  # the database may be away; the next pass tries again
             logger.warning("django-taskops: the outbox waits", exc_info=True)
 
