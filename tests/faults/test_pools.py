@@ -1,7 +1,6 @@
 """Every pool of Celery's, and one whose children are replaced all the time, while the drain works."""
 
 import os
-from importlib.util import find_spec
 from typing import Any
 
 import psutil
@@ -41,8 +40,6 @@ def test_each_task_is_accounted_for(pool: str, start_worker: WorkerStarter) -> N
 @pytest.mark.timeout(2 * SECONDS + 60)
 @pytest.mark.parametrize("pooled", [False, True], ids=["", "OPTIONS[pool]"])
 def test_children_replaced_all_the_time(pooled: bool, start_worker: WorkerStarter) -> None:  # noqa: FBT001
-    if pooled and find_spec("psycopg_pool") is None:
-        pytest.skip("expected psycopg_pool")
     worker = start_worker(
         arguments=["--max-tasks-per-child=1"],
         celery={"imports": [pooled_database.__name__]},
