@@ -11,6 +11,9 @@ class BrokenJournal:
     def append(self, event: Event) -> None:
         _raise()
 
+    def append_later(self, event: Event) -> None:
+        _raise()
+
     def deferring(self) -> bool:
         _raise()
 

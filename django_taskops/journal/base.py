@@ -16,6 +16,9 @@ class Journal(Protocol):
     def append(self, event: Event) -> None:
         """Keeps `event`. May raise: the caller protects the user's task."""
 
+    def append_later(self, event: Event) -> None:
+        """Keeps an event of a moment ago, whoever calls now: not in the caller's transaction, nor on its time."""
+
     def deferring(self) -> bool:
         """True where an event appended now may still get lost: by the caller's rollback, or with this process."""
 
@@ -77,6 +80,9 @@ class Source(Protocol):
 
     def is_waiting(self) -> bool:
         """True where something is to be drained and nobody does. Raises where it is unreachable."""
+
+    def dropped(self) -> int:
+        """How many events there was no room for, since the journal began. Raises where it is unreachable."""
 
     def backlog(self) -> Backlog:
         """For people to see; takes no hold and changes nothing. Raises where it is unreachable."""

@@ -3,7 +3,8 @@
 Nothing here connects.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,15 @@ class Address:
     def client(self, seconds: float) -> redis.Redis:
         """A client that waits at most `seconds` for a connection or a reply."""
         return redis.Redis(connection_pool=self.pool(socket_timeout=seconds, socket_connect_timeout=seconds))
+
+    @contextmanager
+    def glance(self, seconds: float) -> Iterator[redis.Redis]:
+        """A client for one question. redis-py leaves its connection to the garbage collector otherwise."""
+        client = self.client(seconds)
+        try:
+            yield client
+        finally:
+            client.connection_pool.disconnect()
 
 
 def of_url(url: str) -> Address:
@@ -80,6 +90,8 @@ def _with_options(pool: Any, options: Mapping[str, Any]) -> Any:
     ours = {"retry": Retry(NoBackoff(), 0), "retry_on_timeout": False, "health_check_interval": 0}
     ours |= {name: value for name, value in options.items() if not (unix and name == "socket_connect_timeout")}
     pool.connection_kwargs.update(ours)
+    for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
+        sentinel.connection_pool.connection_kwargs.update(ours)  # asked first where the master is
     return pool
 
 

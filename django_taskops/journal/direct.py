@@ -55,6 +55,9 @@ class DirectJournal:
         else:
             self.postponed.put(event)
 
+    def append_later(self, event: Event) -> None:
+        self.postponed.put(event)
+
     def deferring(self) -> bool:
         return _in_event_loop() or time.monotonic() < self._paused_until or self._writer.in_transaction()
 

@@ -53,15 +53,21 @@ class SpoolJournal:
 
     def append(self, event: Event) -> None:
         """Raises only what encoding and the direct journal raise."""
+        self._append(event, self._direct.append)
+
+    def append_later(self, event: Event) -> None:
+        self._append(event, self._direct.append_later)
+
+    def _append(self, event: Event, else_to: Callable[[Event], None]) -> None:
         writer = self._writer_here()
         if not self._is_collected(writer.folder):
-            self._direct.append(event)
+            else_to(event)
             return
         ending = is_bad_ending(event)
         if self._keep(writer, encode(event), ending=ending):
             return
         if ending:
-            self._direct.append(event)
+            else_to(event)
         else:
             self._drop(writer, event)
 

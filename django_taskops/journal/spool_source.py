@@ -11,7 +11,7 @@ from .base import Backlog, Entry, is_full
 from .collector import Collector
 from .segment_files import WrittenSegment
 from .segments import ForeignFile, Header, Piece
-from .spool_backlog import backlog_of, entry_of
+from .spool_backlog import backlog_of, dropped_in, entry_of
 from .spool_folder import add_dropped, make_private, segments, start_counting, unread
 
 POLL_SECONDS = 0.05
@@ -77,6 +77,9 @@ class SpoolSource:
     def is_waiting(self) -> bool:
         """Holds the folder where nobody else does, so that writers know that it will be read."""
         return self.hold() and unread(self._folder()) > 0
+
+    def dropped(self) -> int:
+        return dropped_in(self._folder())
 
     def backlog(self) -> Backlog:
         return backlog_of(self._folder())

@@ -129,11 +129,12 @@ class RedisSource:
             pipeline.execute()
 
     def is_waiting(self) -> bool:
-        return not self._refused and not _answer(self.address.client(GLANCE_SECONDS).exists(self._keys.lease))
+        with self.address.glance(GLANCE_SECONDS) as client:
+            return not self._refused and not _answer(client.exists(self._keys.lease))
 
     def backlog(self) -> Backlog:
         keys = self._keys
-        with self.address.client(GLANCE_SECONDS).pipeline(transaction=False) as pipeline:
+        with self.address.glance(GLANCE_SECONDS) as client, client.pipeline(transaction=False) as pipeline:
             for stream in (keys.endings, keys.events):
                 pipeline.xlen(stream)
                 pipeline.memory_usage(stream)
@@ -170,10 +171,13 @@ class RedisSource:
             refused=_refusal(owner, partitions or PARTITIONS, ours) if owner and ours else "",
         )
 
+    def dropped(self) -> int:
+        counts: list[Any] = _answer(self._client.hvals(self._keys.drops))
+        return sum(map(int, counts))
+
     def facts(self) -> Mapping[str, str]:
         """What the checks look at; "?" for what an ACL forbids. Raises where it is unreachable."""
-        client = self.address.client(GLANCE_SECONDS)
-        with client.pipeline(transaction=False) as pipeline:
+        with self.address.glance(GLANCE_SECONDS) as client, client.pipeline(transaction=False) as pipeline:
             for section in ("server", "memory", "persistence"):
                 pipeline.info(section)
             pipeline.config_get("save")

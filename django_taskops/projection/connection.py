@@ -40,11 +40,13 @@ _own: WeakSet[Any] = WeakSet()
 def _close_inherited() -> None:
     """Closes the descriptor and says nothing to the server: it is the parent's conversation."""
     for wrapper in list(_own):
-        fileno = getattr(wrapper.connection, "fileno", None)
-        if fileno is not None:
-            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            os.dup2(nowhere, fileno(), inheritable=False)
-            os.close(nowhere)
+        try:
+            descriptor = wrapper.connection.fileno()
+        except Exception:  # noqa: BLE001, S112 SQLite has none, and a broken connection has none any more
+            continue
+        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(nowhere, descriptor, inheritable=False)
+        os.close(nowhere)
     _own.clear()
 
 

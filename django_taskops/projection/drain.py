@@ -67,6 +67,7 @@ class Drain:
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
         self._tries = 0
+        self._some_applied = False
         self._away_until: dict[str, float] = {}  # sources that could not be reached, so that the others need not wait
         self._logged: dict[str, float] = {}
 
@@ -134,6 +135,7 @@ class Drain:
         if not entries:
             return drained
         good, bad = _read(entries)
+        self._some_applied = False
         bad += self._write(good)
         if bad:
             drained.quarantined = quarantine.put(source.name, bad)
@@ -152,14 +154,18 @@ class Drain:
 
     def _write(self, batch: Sequence[_Read]) -> list[tuple[Entry, Exception]]:
         """Applies what can be applied, and returns the rest."""
+        connected = connections[conf.DATABASE].connection
         try:
             writer.apply([event for _entry, event in batch], background=True)
+            self._some_applied = True
         except Exception as error:
-            _require_database(error)
+            _require_database(connected, error)
             if _is_contention(error) and self._tries < PATIENCE:
                 self._tries += 1
                 raise
             if len(batch) == 1:
+                if _is_contention(error) and not self._some_applied:
+                    raise  # it may be all of the table that is locked
                 return [(batch[0][0], error)]
             middle = len(batch) // 2
             return self._write(batch[:middle]) + self._write(batch[middle:])
@@ -192,12 +198,14 @@ def _read(entries: Sequence[Entry]) -> tuple[list[_Read], list[tuple[Entry, Exce
     return good, bad
 
 
-def _require_database(error: Exception) -> None:
-    """Raises Away where the database is to blame, and not what was written to it."""
+def _require_database(connected: object, error: Exception) -> None:
+    """Raises Away where the database is to blame, and not what was written to it over the connection `connected`."""
     connection = connections[conf.DATABASE]
     try:
-        if not connection.is_usable():
+        replaced = connected is not None and connection.connection is not connected  # `atomic` itself does that
+        if replaced or not connection.is_usable():
             connection.close()
+            raise Away(f"the connection has broken: {error!r}") from error
         for model in _TABLES:
             model.objects.order_by().first()
     except (DatabaseError, InterfaceError) as away:

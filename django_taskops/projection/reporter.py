@@ -63,7 +63,7 @@ class Reporter:
     def _dropped(self, source: str) -> int | None:
         """Since the journal began; None where it can't be asked now."""
         try:
-            return sum(self._sources[source].backlog().dropped.values())
+            return self._sources[source].dropped()
         except Exception:  # noqa: BLE001 whatever the journal's driver raises
             return None
 

@@ -11,6 +11,8 @@ from .connection import own_connection
 from .drain import Drain, Drained
 from .reporter import SPOOL, Reporter
 
+REFUSED = 3  # the exit code of a drain of another database's journal
+
 
 def serve(sources: Sequence[Source], until: Callable[[], bool], idle_seconds: float = math.inf) -> None:
     """Drains until `until()`, or until for `idle_seconds` nothing was its turn, or all that was its turn was a spool

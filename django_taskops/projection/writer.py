@@ -139,9 +139,10 @@ def claim(key: str, holder: str) -> str:
 
 
 def database_id(*, create: bool) -> str:
-    """The id that this database keeps of itself, with its name: a copy under another name is another database. "" where
-    it has none yet and `create` is False."""
-    name = str(connections[conf.DATABASE].settings_dict["NAME"])
+    """The id that this database keeps of itself, with its name and host: a copy elsewhere, such as staging restored
+    from a dump, is another database. "" where it has none yet and `create` is False."""
+    given = connections[conf.DATABASE].settings_dict
+    name = " ".join(str(given[key]) for key in ("NAME", "HOST", "PORT") if given[key])
     if create:
         return f"{claim(DATABASE_ID, uuid4().hex)} {name}"
     found = OutboxEntry.objects.filter(key=f"claim:{DATABASE_ID}").values_list("payload", flat=True).first()

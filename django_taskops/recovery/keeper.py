@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from celery._state import get_current_app
@@ -20,9 +21,10 @@ from django.conf import settings
 
 from .. import journal
 from ..journal.base import Source
-from ..projection.service import serve
+from ..projection.service import REFUSED, serve
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_AFTER_REFUSAL = 300.0
 SECONDS_TO_STOP = 5.0
 SHORT_LIFE_SECONDS = 10.0
 MAX_SHORT_LIVES = 3
@@ -40,6 +42,7 @@ class Keeper:
         self._child: subprocess.Popen[bytes] | None = None
         self._born = 0.0
         self._short_lives = 0
+        self._not_before = 0.0
         self._thread = threading.Thread(target=self._run, name="taskops-keeper", daemon=True)
 
     def start(self) -> None:
@@ -66,7 +69,7 @@ class Keeper:
             if not self._command or self._short_lives >= MAX_SHORT_LIVES:
                 serve(self._sources, self._stopping.is_set)
                 return
-            if self._child is None and self._is_needed():
+            if self._child is None and time.monotonic() >= self._not_before and self._is_needed():
                 self._release()
                 self._born = time.monotonic()
                 self._child = _start(self._command)
@@ -74,7 +77,9 @@ class Keeper:
                 return
 
     def _bury(self, child: "subprocess.Popen[bytes]") -> None:
-        failed = child.returncode != 0 and time.monotonic() - self._born < SHORT_LIFE_SECONDS
+        if child.returncode == REFUSED:
+            self._not_before = time.monotonic() + SECONDS_AFTER_REFUSAL
+        failed = child.returncode not in (0, REFUSED) and time.monotonic() - self._born < SHORT_LIFE_SECONDS
         self._short_lives = self._short_lives + 1 if failed else 0
         self._child = None
 
@@ -122,7 +127,11 @@ def _is_needed(source: Source) -> bool:
 
 def _command() -> Sequence[str]:
     """Empty where a fresh process could not find the project's settings and its Celery app."""
-    app = _path_of_app()
+    try:
+        app = _path_of_app()
+    except Exception:  # what lies among the modules may be anything
+        logger.warning("django-taskops: the Celery app is not found, a thread drains", exc_info=True)
+        return ()
     if not (app and sys.executable and os.environ.get("DJANGO_SETTINGS_MODULE") == settings.SETTINGS_MODULE):
         return ()
     return [sys.executable, "-m", "django", "taskops_drain", "--app", app, "--parent", str(os.getpid())]
@@ -132,7 +141,7 @@ def _path_of_app() -> str:
     """`module:name` of this worker's app, "" where it can't be imported from anywhere."""
     app = get_current_app()
     for module in [sys.modules.get(app.main or ""), *sys.modules.copy().values()]:
-        if module is None or getattr(module, "__spec__", None) is None or module.__name__.partition(".")[0] == "celery":
+        if not isinstance(module, ModuleType) or module.__spec__ is None or module.__name__.startswith("celery."):
             continue  # Celery's own names for it are set when it is used
         for name, value in list(vars(module).items()):
             if value is app:

@@ -54,7 +54,8 @@ def ports() -> Sequence[int]:
     """Of this process's end of the journal's connection, where there is one by now."""
     from django_taskops import journal
 
-    connection: Any = getattr(journal.current(), "_connection", None)
+    wire: Any = getattr(journal.current(), "_wire", None)
+    connection: Any = getattr(wire, "_connection", None)
     return [connection._sock.getsockname()[1]] if connection is not None and connection._sock else []
 
 

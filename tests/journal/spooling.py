@@ -27,6 +27,9 @@ class Remembering:
     def append(self, event: Event) -> None:
         self.events.append(event)
 
+    def append_later(self, event: Event) -> None:
+        self.append(event)
+
     def deferring(self) -> bool:
         return True
 

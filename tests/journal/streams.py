@@ -17,9 +17,13 @@ class Elsewhere:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.late: list[Event] = []
 
     def append(self, event: Event) -> None:
         self.events.append(event)
+
+    def append_later(self, event: Event) -> None:
+        self.late.append(event)
 
     def deferring(self) -> bool:
         return True

@@ -1,11 +1,13 @@
 """The journal in Redis, on a real one: what is appended can be read, and what Redis does not take goes elsewhere."""
 
+import gc
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 from pytest_django import Settings
 
@@ -121,17 +123,22 @@ def test_after_a_cut_connection_nothing_is_missing_and_it_goes_on(
 
     def is_connected_again() -> bool:
         send()
-        return journal._connection is not None
+        return journal._wire is not None
 
     eventually(is_connected_again, message="a new connection")
     journal.flush()
 
-    assert {event.task_id for event in (*kept(address), *elsewhere.events)} == set(sent)
+    assert {event.task_id for event in (*kept(address), *elsewhere.late, *elsewhere.events)} == set(sent)
     assert sent[-1] in {event.task_id for event in kept(address)}
 
 
+def connection_of(journal: RedisJournal) -> Any:
+    assert journal._wire is not None
+    return journal._wire._connection
+
+
 def address_of(journal: RedisJournal) -> str:
-    host, port = journal._connection._sock.getsockname()
+    host, port = connection_of(journal)._sock.getsockname()
     return f"{host}:{port}"
 
 
@@ -150,7 +157,7 @@ def test_an_event_that_redis_refuses_goes_elsewhere(
     journal.flush()
     server.delete(keys.events)
 
-    assert {event.task_id for event in elsewhere.events} == {"2", "3"}
+    assert {event.task_id for event in (*elsewhere.late, *elsewhere.events)} == {"2", "3"}
 
 
 def test_the_last_event_before_a_silence_is_not_lost_with_a_redis_that_refuses_it(
@@ -160,7 +167,7 @@ def test_the_last_event_before_a_silence_is_not_lost_with_a_redis_that_refuses_i
 
     journal.append(Story("last").started())
 
-    eventually(lambda: [event.task_id for event in elsewhere.events] == ["last"], timeout=5)
+    eventually(lambda: [event.task_id for event in elsewhere.late] == ["last"], timeout=5)
 
 
 def test_beyond_its_bytes_the_happy_path_is_dropped_and_counted_and_bad_endings_stay(
@@ -207,6 +214,53 @@ def test_when_there_is_room_again_events_are_kept_again(
     assert sum(source.backlog().dropped.values()) >= 1
 
 
+def test_what_is_left_of_a_silent_redis_goes_nobodys_way_but_the_newest_its_callers(
+    journal: RedisJournal, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller's transaction may be rolled back, and with it what others have published before."""
+    for number in range(3):
+        journal.append(Story(str(number)).published())
+    monkeypatch.setattr("django_taskops.journal.wire.REPLY_SECONDS", 0.0)
+    monkeypatch.setattr(connection_of(journal), "can_read", lambda **_timeout: False)
+
+    journal.append(Story("newest").published())
+
+    assert [event.task_id for event in elsewhere.late] == ["0", "1", "2"]
+    assert [event.task_id for event in elsewhere.events] == ["newest"]
+
+
+def test_many_replies_that_are_missing_hold_nobody_up(
+    journal: RedisJournal, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.append(Story("first").started())
+    monkeypatch.setattr(connection_of(journal), "can_read", lambda **_timeout: False)
+    monkeypatch.setattr(connection_of(journal), "read_response", lambda **_options: pytest.fail("it waits"))
+    longest = 0.0
+    for number in range(200):
+        began = time.monotonic()
+        journal.append(Story(str(number)).started())
+        longest = max(longest, time.monotonic() - began)
+
+    assert longest < 0.05
+
+
+def test_questions_leave_no_connection_behind(address: client.Address) -> None:
+    source = source_of(address)
+    source.hold()
+    gc.collect()
+    gc.disable()
+    try:
+        before = descriptors()
+        for _ in range(10):
+            source.backlog()
+            source.facts()
+            source.is_waiting()
+            source.dropped()
+        assert descriptors() <= before
+    finally:
+        gc.enable()
+
+
 def test_a_soft_limit_that_strikes_in_the_middle_is_the_tasks_and_loses_nothing(
     journal: RedisJournal, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,11 +269,11 @@ def test_a_soft_limit_that_strikes_in_the_middle_is_the_tasks_and_loses_nothing(
     def strike(*_args: object, **_kwargs: object) -> None:
         raise TimeoutOfTheTask
 
-    monkeypatch.setattr(journal._connection, "send_packed_command", strike)
+    monkeypatch.setattr(connection_of(journal), "send_packed_command", strike)
     with pytest.raises(TimeoutOfTheTask):
         journal.append(Story("2").started())
 
-    assert [event.task_id for event in elsewhere.events] == ["1", "2"]
+    assert [event.task_id for event in (*elsewhere.late, *elsewhere.events)] == ["1", "2"]
 
 
 class TimeoutOfTheTask(Exception):
@@ -231,13 +285,13 @@ def test_an_append_in_the_middle_of_an_append_goes_elsewhere(
 ) -> None:
     """As from a signal handler of the project's that publishes."""
     journal.append(Story("1").started())
-    send = journal._connection.send_packed_command
+    send = connection_of(journal).send_packed_command
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         journal.append(Story("inner").started())
         return send(*arguments, **options)
 
-    monkeypatch.setattr(journal._connection, "send_packed_command", interrupted)
+    monkeypatch.setattr(connection_of(journal), "send_packed_command", interrupted)
     journal.append(Story("2").started())
     monkeypatch.undo()
     journal.flush()
@@ -250,12 +304,12 @@ def test_a_child_has_its_own_connection_and_leaves_its_parents_alone(
     journal: RedisJournal, address: client.Address, elsewhere: Elsewhere
 ) -> None:
     journal.append(Story("parent").started())
-    inherited = journal._connection._sock.fileno()
+    inherited = connection_of(journal)._sock.fileno()
 
     def child() -> bool:
         journal.append(Story("child").started())
         journal.flush()
-        return not is_open(inherited) or journal._connection._sock.fileno() == inherited
+        return not is_open(inherited) or connection_of(journal)._sock.fileno() == inherited
 
     assert in_child(child)
     journal.append(Story("parent again").started())
@@ -263,6 +317,10 @@ def test_a_child_has_its_own_connection_and_leaves_its_parents_alone(
 
     assert sorted(event.task_id for event in kept(address)) == ["child", "parent", "parent again"]
     assert elsewhere.events == []
+
+
+def descriptors() -> int:
+    return psutil.Process().num_fds()
 
 
 def is_open(descriptor: int) -> bool:

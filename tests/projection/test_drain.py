@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, InterfaceError, connections
 from pytest_django import Settings
 
 from django_taskops.events import Call, EventKind
@@ -159,6 +159,27 @@ def test_a_locked_row_makes_it_wait_and_sets_nothing_aside(
 
     assert not QuarantinedEntry.objects.exists()
     assert applied() == {"locked", "good 1"}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("database", ["default"], indirect=True)
+def test_a_connection_that_breaks_is_no_fault_of_the_event(
+    database: str, address: client.Address, source: RedisSource
+) -> None:
+    put(address, good(1))
+    drain = Drain([source])
+    with own_connection() as own:
+        drain.round(wait=0)
+        with closing(connections.create_connection(database)) as other, other.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [own.connection.info.backend_pid])
+        put(address, good(2))
+        with pytest.raises((Away, DatabaseError, InterfaceError)):
+            drain.round(wait=0)
+        own.close()
+        drain.round(wait=0)
+
+    assert applied() == {"good 1", "good 2"}
+    assert not QuarantinedEntry.objects.exists()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import sys
 import threading
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from ... import journal
-from ...projection.service import drain_once, serve
+from ...projection.service import REFUSED, drain_once, serve
 
 ONCE_SECONDS = 24 * 3600.0
 IDLE_SECONDS = 60.0  # then the worker that started us does without
@@ -47,6 +48,8 @@ class Command(BaseCommand):
             self._tell(drain_once(sources, ONCE_SECONDS), as_json=options["json"])
         else:
             serve(sources, _until(options["parent"]), IDLE_SECONDS if options["parent"] else math.inf)
+            if any(getattr(source, "refused", "") for source in sources):
+                sys.exit(REFUSED)
 
     def _tell(self, done: Any, *, as_json: bool) -> None:
         if as_json:
