@@ -320,7 +320,8 @@ def test_a_child_has_its_own_connection_and_leaves_its_parents_alone(
 
 
 def descriptors() -> int:
-    return psutil.Process().num_fds()
+    count: int = psutil.Process().num_fds()
+    return count
 
 
 def is_open(descriptor: int) -> bool:
