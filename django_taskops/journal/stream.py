@@ -14,7 +14,7 @@ from .base import BATCH_BYTES, Backlog, Entry
 from .client import Address
 from .keys import FIELD, Keys
 
-LEASE_SECONDS = 10
+LEASE_SECONDS = 5
 REPLY_SECONDS = 5.0
 GLANCE_SECONDS = 1.0
 PARTITIONS = "1"

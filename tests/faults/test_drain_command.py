@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.usefixtures("database", "journal_there"),
 ]
 
-LEASE_SECONDS = 10
+LEASE_SECONDS = 5
 
 
 def test_once_drains_what_waits_and_ends(start_drain: Callable[..., Process]) -> None:

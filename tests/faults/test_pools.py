@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.usefixtures("journal_there"),
 ]
 
-FORKS = 1000 if os.environ.get("TASKOPS_LONG_TESTS") else 60
+FORKS = 1000 if os.environ.get("TASKOPS_LONG_TESTS") else 30
 SECONDS = FORKS
 FEW = 10
 SOME = FORKS // 10  # what the pool itself has open comes and goes
