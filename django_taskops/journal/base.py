@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from ..events import Event
 
-BATCH_BYTES = 4 * 1024 * 1024  # of entries, in one read; the last of them may go beyond
+BATCH_BYTES = 1024 * 1024  # of entries, in one read; the last may go beyond. The drain keeps the memory of a batch
 
 
 class Journal(Protocol):
