@@ -102,7 +102,7 @@ def _settings() -> Iterator[CheckMessage]:
             )
         else:
             yield Error(
-                f"TASKOPS[{problem.key!r}]: expected {problem.expected}, got {problem.got!r}.",
+                f"TASKOPS[{problem.key!r}]: expected {problem.expected}, got {_told(problem.got)}.",
                 hint="Correct the value, or delete the key: it has a default.",
                 id="taskops.E002",
             )
@@ -112,6 +112,11 @@ def _settings() -> Iterator[CheckMessage]:
             hint="Delete the key, or silence taskops.W003 if you know that it is for a later release.",
             id="taskops.W003",
         )
+
+
+def _told(value: object) -> str:
+    """Without what may be a password: check output ends in logs."""
+    return "an address with credentials" if isinstance(value, str) and "@" in value else repr(value)
 
 
 def _database_is_known() -> bool:

@@ -190,3 +190,12 @@ def test_the_docs_name_each_setting_and_no_other() -> None:
     settings: Any = {**SETTINGS, **ANNOUNCED}
 
     assert documented(r"^\| `([A-Z_]+)`", "settings.md") == set(settings)
+
+
+def test_a_mistyped_address_keeps_its_password_to_itself(settings: Settings) -> None:
+    settings.TASKOPS = {"JOURNAL": "REDIS://:hunter2@cache/0"}
+
+    (error,) = checks.check_settings()
+
+    assert error.id == "taskops.E002"
+    assert "hunter2" not in str(error)
