@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
-from pytest_django import Settings
+from django.db import connections
+from pytest_django import DjangoDbBlocker, Settings
 
 from django_taskops import journal
 from tests.broken import BrokenJournal
@@ -73,7 +74,10 @@ def worker(
 
 @pytest.fixture(scope="module")
 def module_worker(
-    redis_url: str, django_db_setup: None, tmp_path_factory: pytest.TempPathFactory
+    redis_url: str,
+    django_db_setup: None,
+    django_db_blocker: DjangoDbBlocker,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[str], Worker]]:
     starter = WorkerStarter(folder=tmp_path_factory.mktemp("workers"))
     workers: dict[str, Worker] = {}
@@ -88,6 +92,17 @@ def module_worker(
 
     yield worker_on
     starter.stop_all()
+    _forget_recorders(workers, django_db_blocker)
+
+
+def _forget_recorders(databases: Iterable[str], blocker: DjangoDbBlocker) -> None:
+    """A drain may speak of itself once more after the last test's tables were emptied."""
+    from django_taskops.models import Recorder
+
+    with blocker.unblock():
+        for alias in databases:
+            Recorder.objects.using(alias).all().delete()
+            connections[alias].close()
 
 
 def _publish_to(queue: BrokerQueue, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> BrokerQueue:
