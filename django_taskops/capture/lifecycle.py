@@ -27,6 +27,7 @@ from . import headers as own
 from .call import describe, without_envelope
 from .frames import outcome_of, qualified
 from .redaction import display, within
+from .shield import is_soft_limit
 from .text import storable, storable_id
 from .worker import executor
 
@@ -199,7 +200,7 @@ def routing(task: Any) -> dict[str, Any]:
 
 
 def _reason(task: Any, span: Span, error: Exception) -> DeadLetterReason:
-    if isinstance(error, SoftTimeLimitExceeded):
+    if is_soft_limit(error):
         return DeadLetterReason.SOFT_TIME_LIMIT
     if span.retry_refused or isinstance(error, MaxRetriesExceededError):
         return DeadLetterReason.EXHAUSTED

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from celery import current_app, signals
 from celery._state import get_current_task
 from celery.app import app_or_default
-from celery.exceptions import NotRegistered, SoftTimeLimitExceeded
+from celery.exceptions import NotRegistered
 
 from .. import journal
 from ..conf import conf
@@ -20,7 +20,7 @@ from .envelope import of_publish
 from .frames import outcome_of
 from .message import needs_description, received_call, undelivered_call
 from .request import event_of, install
-from .shield import shielded
+from .shield import let_limit_through, shielded
 from .text import storable, storable_id
 
 
@@ -166,9 +166,8 @@ def _published_call(publish: _Publish, body: Any, route: dict[str, str]) -> Any:
     )
     try:
         envelope = of_publish(body, headers, publish.properties, route, sender_of(current_app, headers["task"]))
-    except SoftTimeLimitExceeded:
-        raise
     except Exception as error:  # noqa: BLE001 the serializer's own code runs here; the worker sends its word
+        let_limit_through(error)
         return without_envelope(fields, error)
     return with_envelope(fields, envelope)
 

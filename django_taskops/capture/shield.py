@@ -7,6 +7,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
+from kombu.exceptions import SerializationError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,9 +28,8 @@ def shielded(hook: Callable[P, R]) -> Callable[P, R | None]:
     def shield(*args: P.args, **kwargs: P.kwargs) -> R | None:
         try:
             return hook(*args, **kwargs)
-        except SoftTimeLimitExceeded:
-            raise
-        except Exception:
+        except Exception as error:
+            let_limit_through(error)
             if _due(hook.__qualname__):
                 logger.exception(
                     "django-taskops: %s failed; the task goes on, what it saw is not recorded", hook.__qualname__
@@ -37,6 +37,19 @@ def shielded(hook: Callable[P, R]) -> Callable[P, R | None]:
             return None
 
     return shield
+
+
+def is_soft_limit(error: BaseException | None) -> bool:
+    """True also of the error that kombu makes of whatever strikes while it serializes."""
+    if isinstance(error, SerializationError):
+        error = error.__cause__ or error.__context__
+    return isinstance(error, SoftTimeLimitExceeded)
+
+
+def let_limit_through(error: Exception) -> None:
+    """Raises SoftTimeLimitExceeded where that is what `error` is."""
+    if is_soft_limit(error):
+        raise SoftTimeLimitExceeded from error
 
 
 def _due(name: str) -> bool:

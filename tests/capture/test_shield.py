@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
+from kombu.serialization import dumps as kombu_dumps
 
 from django_taskops.capture import receivers, request, shield, wrapper
 from django_taskops.capture.progress import _report
@@ -75,3 +76,17 @@ def test_the_soft_time_limit_of_the_users_task_goes_through() -> None:
 
     with pytest.raises(SoftTimeLimitExceeded):
         interrupted()
+
+
+def test_the_soft_time_limit_that_strikes_inside_kombu_goes_through_as_itself() -> None:
+    @shield.shielded
+    def interrupted() -> None:
+        kombu_dumps(Interrupted(), serializer="json")
+
+    with pytest.raises(SoftTimeLimitExceeded):
+        interrupted()
+
+
+class Interrupted:
+    def __json__(self) -> NoReturn:
+        raise SoftTimeLimitExceeded
