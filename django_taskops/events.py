@@ -30,6 +30,7 @@ class EventKind(StrEnum):
     UNSERIALIZABLE = "unserializable"
     UNKNOWN_TASK = "unknown_task"
     UNDECODABLE = "undecodable"
+    UPSTREAM_FAILED = "upstream_failed"  # of a task that was never published, since one before it has failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

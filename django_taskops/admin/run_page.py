@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from ..models import AuditEntry, DeadLetter, RunEnvelope, TaskAttempt, TaskRun
-from ..states import TaskState
+from ..states import QuietReason, TaskState
 from . import display, payload
 from .facts import related_runs, run_facts
 
@@ -40,6 +40,7 @@ def context(request: HttpRequest, run: TaskRun, site: str) -> dict[str, Any]:
         "facts": run_facts(run, related, site),
         "progress": _progress(run),
         "steps": steps[:MAX_ROWS],
+        "never_sent": _never_sent(run),
         "more_steps": len(steps) > MAX_ROWS,
         "letters": _letters(request, run),
         "audit": audit_entries(request, Q(task_id=run.task_id)),
@@ -53,9 +54,13 @@ def timeline(run: TaskRun) -> list[Step]:
     """Deliveries, newest first: the stored attempts and, where it has none, the one that stands in the run's row."""
     newest = run.attempts.order_by("-publication", "-generation", "-nesting", "-number", "-seen").defer("frames")
     deliveries: list[TaskRun | TaskAttempt] = list(newest[: MAX_ROWS + 1])
-    if run.delivery and all(attempt.delivery != run.delivery for attempt in deliveries):
+    if run.delivery and not _never_sent(run) and all(attempt.delivery != run.delivery for attempt in deliveries):
         deliveries.append(run)
     return [_step(run, delivery) for delivery in sorted(deliveries, key=_order, reverse=True)]
+
+
+def _never_sent(run: TaskRun) -> bool:
+    return run.reason == QuietReason.UPSTREAM_FAILED
 
 
 def _order(delivery: TaskRun | TaskAttempt) -> tuple[str, int, int, int, int]:

@@ -14,13 +14,16 @@ MAX_FRAMES = 50
 _PLUMBING = ("django_taskops.capture", "celery.app", "celery.worker")
 
 
-def outcome_of(error: BaseException, **facts: object) -> Outcome:
-    """Type, message, traceback and frames of `error`, without the plumbing around the task; `facts` are passed on."""
+def outcome_of(error: BaseException, *, left: BaseException | None = None, **facts: object) -> Outcome:
+    """Type, message, traceback and frames of `error`, without the plumbing around the task; `facts` are passed on.
+    `left`, where it is another one, is what became of `error` on its way out: the traceback tells of both."""
     inner = _task_frames(error.__traceback__)
+    last = error if left is None else left
+    shown = _task_frames(last.__traceback__) or last.__traceback__
     return Outcome(
         exception_type=storable(qualified(type(error))),
         exception_message=_middle_cut(message_of(error), MESSAGE_MAX_CHARS),
-        traceback=_middle_cut(_format(error, inner or error.__traceback__), TRACEBACK_MAX_CHARS),
+        traceback=_middle_cut(_format(last, shown), TRACEBACK_MAX_CHARS),
         frames=tuple(_names(inner)[-MAX_FRAMES:]),
         **facts,  # type: ignore[arg-type]
     )

@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any
+from uuid import UUID, uuid5
 
 PUBLICATION = "taskops_publication"
 GENERATION = "taskops_generation"
@@ -40,6 +41,14 @@ def _goes_on(headers: Mapping[str, Any], running: Any) -> bool:
     """A retry and a replacement count up; a task that publishes its own id anew, to poll say, does not."""
     retries, nesting = (count(headers.get(name)) or 0 for name in ("retries", "replaced_task_nesting"))
     return retries > (running.retries or 0) or nesting > (getattr(running, "replaced_task_nesting", None) or 0)
+
+
+def discarded(task_id: object, headers: Mapping[str, Any]) -> str:
+    """The delivery of a message that a worker discards on arrival: the same each time, for it may come again."""
+    return str(uuid5(_NAMESPACE, "/".join(map(str, (task_id, *identity(headers).values())))))
+
+
+_NAMESPACE = UUID("5b8a4a6e-2a53-4b0e-8a7e-6f1f0f4f9d10")
 
 
 def sent_at(headers: Mapping[str, Any]) -> float | None:

@@ -25,11 +25,12 @@ from ..exceptions import EnvelopeError
 from ..states import DeadLetterReason, QuietReason
 from . import headers as own
 from .call import describe, without_envelope
+from .downstream import tell_upstream_failed
 from .frames import outcome_of, qualified
 from .redaction import display, within
 from .shield import is_soft_limit
 from .text import storable, storable_id
-from .worker import executor
+from .worker import executor, in_main_process
 
 REPLACED = "Replaced by new task"
 SECONDS_BETWEEN_PROGRESS = 1.0
@@ -99,7 +100,16 @@ def _tell_end(task: Any, span: Span, state: str | None, result: Any) -> None:
         tell(task, EventKind.SUCCEEDED, outcome=_success(task, result))
     elif left is not None and (verdict := _verdict(task, span, left)) is not None:
         kind, outcome = verdict
-        tell(task, kind, outcome=outcome)
+        _tell_downstream(task.request, tell(task, kind, outcome=outcome))
+
+
+def _tell_downstream(request: Any, end: Event) -> None:
+    """What comes after was published already where the body has returned, and by whatever replaces this task."""
+    replaced = end.outcome is not None and end.outcome.reason == QuietReason.REPLACED
+    if request.is_eager or replaced or end.kind is EventKind.RETRIED:
+        return
+    chain = None if end.kind is EventKind.UNSERIALIZABLE else request.chain
+    tell_upstream_failed(end, chain=chain, chord=request.chord)
 
 
 def _left_by(span: Span, result: Any) -> BaseException | None:
@@ -109,8 +119,8 @@ def _left_by(span: Span, result: Any) -> BaseException | None:
     return None if span.returned else sys.exc_info()[1]
 
 
-def tell(task: Any, kind: EventKind, *, delivery: str | None = None, **facts: Any) -> None:
-    """Appends an event about the request that `task` executes."""
+def tell(task: Any, kind: EventKind, *, delivery: str | None = None, **facts: Any) -> Event:
+    """Appends an event about the request that `task` executes, and returns it."""
     request = task.request
     event = Event(
         kind=kind,
@@ -123,6 +133,7 @@ def tell(task: Any, kind: EventKind, *, delivery: str | None = None, **facts: An
         **facts,
     )
     (journal.immediate() if request.is_eager else journal.current()).append(event)
+    return event
 
 
 def _executor(task: Any, request: Any) -> Executor:
@@ -183,12 +194,22 @@ def _verdict(task: Any, span: Span, left: BaseException) -> tuple[EventKind, Out
         requeue: bool = vars(left)["requeue"]
         if requeue and task.acks_late:
             return None  # the broker delivers it again
-        return EventKind.REJECTED, outcome_of(left, **routing(task))
+        return EventKind.REJECTED, outcome_of(_original(left), left=left, **routing(task))
     if not isinstance(left, Exception):
-        return None
+        return _interruption(task, left)
     kind = EventKind.UNSERIALIZABLE if span.returned and isinstance(left, EncodeError) else EventKind.FAILED
     reason = "" if kind is EventKind.UNSERIALIZABLE else _reason(task, span, left)
-    return kind, outcome_of(_original(left), reason=reason, **routing(task))
+    return kind, outcome_of(_original(left), left=left, reason=reason, **routing(task))
+
+
+def _interruption(task: Any, left: BaseException) -> tuple[EventKind, Outcome] | None:
+    """What a `sys.exit()` or the like means. Of a child the worker's main process tells what became of it; where the
+    task runs in that process itself (solo, threads) nobody does, and a message that is acknowledged is gone."""
+    if task.request.is_eager:
+        return EventKind.FAILED, outcome_of(left, **routing(task))
+    if in_main_process() and not task.acks_late:
+        return EventKind.WORKER_LOST, outcome_of(left, **routing(task))
+    return None
 
 
 def routing(task: Any) -> dict[str, Any]:
@@ -214,7 +235,11 @@ def _has_retry_policy(task: Any) -> bool:
 
 
 def _original(error: Exception) -> BaseException:
-    """A bare `self.retry()` ends in MaxRetriesExceededError: people need what it was called for."""
+    """A bare `self.retry()` ends in MaxRetriesExceededError, and one that the broker does not take in Reject: people
+    need what stands behind it."""
+    if isinstance(error, Reject):
+        reason = vars(error)["reason"]
+        return reason if isinstance(reason, BaseException) else error
     if isinstance(error, MaxRetriesExceededError) and error.__context__ is not None:
         return error.__context__
     return error

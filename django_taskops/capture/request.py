@@ -14,6 +14,7 @@ from ..conf import conf
 from ..events import Event, EventKind, Outcome
 from ..states import DeadLetterReason
 from . import headers as own
+from .downstream import tell_upstream_failed
 from .frames import outcome_of
 from .lifecycle import now, routing
 from .message import needs_description, received_call
@@ -89,7 +90,7 @@ class TaskOpsRequest:
             return super()._announce_cancelled(*args, **kwargs)  # type: ignore[misc]
         finally:
             if not put_back:
-                _tell(self, EventKind.CANCELLED, Outcome(**routing(self.task)))  # type: ignore[attr-defined]
+                _tell_end(self, EventKind.CANCELLED, Outcome(**routing(self.task)))  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -122,22 +123,40 @@ def _tell_failure(request: Any, exc_info: Any) -> None:
 
 @shielded
 def _tell_error(request: Any, kind: EventKind, error: BaseException) -> None:
-    _tell(request, kind, outcome_of(error, **routing(request.task)))
+    outcome = outcome_of(error, **routing(request.task))
+    (_tell if kind in _NO_END else _tell_end)(request, kind, outcome)
+
+
+_NO_END = (EventKind.RETRIED, EventKind.BROKE)  # the second may be said of a task that has succeeded
 
 
 @shielded
 def _tell_revoked(request: Any, expired: bool) -> None:
-    """A message that is discarded on arrival is seen here first."""
+    """A message that is discarded on arrival is seen here first; again and again while the result backend is down."""
     unseen = own.DELIVERY not in request.request_dict
     call = received_call(request) if unseen and needs_description(request) else None
+    if unseen:
+        request.request_dict[own.DELIVERY] = own.discarded(request.id, request.request_dict)
     reason = DeadLetterReason.EXPIRED if expired else ""
-    _tell(request, EventKind.REVOKED, Outcome(reason=reason, **routing(request.task)), call=call)
+    _tell_end(request, EventKind.REVOKED, Outcome(reason=reason, **routing(request.task)), call=call)
 
 
 @shielded
-def _tell(request: Any, kind: EventKind, outcome: Outcome, **facts: Any) -> None:
-    if conf.tracks(request.task.name):
-        journal.current().append(event_of(request, kind, outcome=outcome, **facts))
+def _tell(request: Any, kind: EventKind, outcome: Outcome, **facts: Any) -> Event | None:
+    """The event that it appends; None where the task is not tracked."""
+    if not conf.tracks(request.task.name):
+        return None
+    event = event_of(request, kind, outcome=outcome, **facts)
+    journal.current().append(event)
+    return event
+
+
+@shielded
+def _tell_end(request: Any, kind: EventKind, outcome: Outcome, **facts: Any) -> None:
+    """Of a delivery after which nothing of its canvas goes on."""
+    if event := _tell(request, kind, outcome, **facts):
+        embed = request._payload[2] or {}  # noqa: SLF001
+        tell_upstream_failed(event, chain=embed.get("chain"), chord=embed.get("chord"))
 
 
 def event_of(request: Any, kind: EventKind, **facts: Any) -> Event:

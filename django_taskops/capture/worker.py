@@ -1,5 +1,6 @@
 """Who executes: this boot of this worker. Forked children share their parent's boot id."""
 
+import os
 import uuid
 from typing import Any
 
@@ -8,6 +9,17 @@ from ..events import Executor
 from .text import storable
 
 BOOT_ID = str(uuid.uuid4())
+_main_pid = 0
+
+
+def note_main_process() -> None:
+    """Called in the worker's main process, before it forks."""
+    global _main_pid  # noqa: PLW0603
+    _main_pid = os.getpid()
+
+
+def in_main_process() -> bool:
+    return os.getpid() == _main_pid
 
 
 def executor(task: Any, hostname: object, *, pid: int | None) -> Executor:

@@ -166,6 +166,8 @@ def _attempts(
         touched.add(before.delivery)  # it stood in the run's row alone
     to_write, obsolete = [], []
     for delivery in (known[key] for key in sorted(touched)):
+        if delivery.never_sent:
+            continue
         if delivery.needs_attempt or delivery.delivery != shown.delivery:
             to_write.append(delivery)
         elif delivery.delivery in stored:

@@ -29,6 +29,7 @@ STATES: Mapping[EventKind, TaskState] = {
     EventKind.UNSERIALIZABLE: TaskState.FAILURE,
     EventKind.UNKNOWN_TASK: TaskState.FAILURE,
     EventKind.UNDECODABLE: TaskState.FAILURE,
+    EventKind.UPSTREAM_FAILED: TaskState.FAILURE,
 }
 
 REASONS: Mapping[EventKind, str] = {
@@ -42,6 +43,7 @@ REASONS: Mapping[EventKind, str] = {
     EventKind.UNSERIALIZABLE: DeadLetterReason.UNSERIALIZABLE_RESULT,
     EventKind.UNKNOWN_TASK: DeadLetterReason.UNKNOWN_TASK,
     EventKind.UNDECODABLE: DeadLetterReason.UNDECODABLE,
+    EventKind.UPSTREAM_FAILED: QuietReason.UPSTREAM_FAILED,
 }
 
 _DEADLY = frozenset(DeadLetterReason.values)
@@ -91,7 +93,13 @@ class Delivery:
     @property
     def needs_attempt(self) -> bool:
         """False while it waits or runs and after it succeeded: then the run's row says it all."""
-        return PRECEDENCE[self.verdict] > PRECEDENCE[EventKind.STARTED] and self.state != TaskState.SUCCESS
+        ended = PRECEDENCE[self.verdict] > PRECEDENCE[EventKind.STARTED]
+        return ended and self.state != TaskState.SUCCESS and not self.never_sent
+
+    @property
+    def never_sent(self) -> bool:
+        """True where nothing was delivered: it stands for what a canvas will not do."""
+        return self.verdict == EventKind.UPSTREAM_FAILED
 
 
 def begin(event: Event, known: Iterable[Delivery]) -> Delivery:

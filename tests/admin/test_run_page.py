@@ -246,3 +246,18 @@ def test_a_key_of_no_run_leads_back(desk: Client, key: str) -> None:
 
     assert response.status_code == 200
     assert response.redirect_chain
+
+
+def test_a_run_that_was_never_sent_says_what_came_before_it_and_has_no_attempt(log_in: LogIn) -> None:
+    run = TaskRunFactory(
+        state="FAILURE",
+        reason="upstream_failed",
+        delivery="d1",
+        verdict="upstream_failed",
+        exception_message="shop.tasks.charge 7 ended before: no stock",
+    )
+    page = log_in("view_taskrun").get(address(run))
+
+    assert steps(page) == []
+    assert "shop.tasks.charge 7 ended before: no stock" in Page(page).text
+    assert "It was never sent" in Page(page).text

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -295,3 +296,27 @@ def test_a_finished_run_holds_no_envelope() -> None:
     assert {kind for kind in STATES if not rows_after([event(kind)]).run.holds_envelope} == {
         kind for kind, state in STATES.items() if state in FINISHED
     }
+
+
+def never_sent(publication: str = "0001", generation: int = 0) -> Event:
+    delivery = f"after-{publication}-{generation}"
+    return event(EventKind.UPSTREAM_FAILED, 3, delivery=delivery, publication=publication, generation=generation)
+
+
+def test_what_will_never_run_says_so_without_an_attempt_or_a_letter() -> None:
+    rows = rows_after([never_sent(), never_sent(generation=1), never_sent()])
+
+    assert (rows.run.shown.state, rows.run.shown.reason) == (TaskState.FAILURE, "upstream_failed")
+    assert (rows.attempts, rows.letters) == ({}, {})
+
+
+def test_what_runs_after_all_shows_that_in_any_order_of_events() -> None:
+    """The step before it was requeued: its publish is a newer one."""
+    later = {"publication": "0002", "delivery": "d1"}
+    published = event(EventKind.PUBLISHED, 5, publication="0002")
+    history = [never_sent(), published, event(EventKind.STARTED, 6, **later), event(EventKind.SUCCEEDED, 7, **later)]
+
+    for told in permutations(history):
+        rows = rows_after(list(told))
+        assert (rows.run.shown.state, rows.attempts, rows.letters) == (TaskState.SUCCESS, {}, {})
+    assert rows_after([never_sent(), published]).run.shown.state == TaskState.PENDING

@@ -1,0 +1,101 @@
+"""What will never run because a task has failed: the rest of its chain and the body of its chord.
+
+Their ids are frozen into the canvas when it is published, so that they can be named though nobody publishes them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+from uuid import UUID, uuid5
+
+from celery import Celery, current_app
+
+from .. import journal
+from ..conf import conf
+from ..events import Call, Event, EventKind, Outcome
+from ..exceptions import EnvelopeError
+from .call import describe, task_of, without_envelope
+from .text import storable, storable_id
+
+MAX_STEPS = 1000  # of one canvas; a longer one is told in part
+_NAMESPACE = UUID("5f0c1b1e-5d0a-4c0b-9a63-0f4f2f6f0a51")
+_NO_MESSAGE = "an earlier step failed: requeue that one"
+
+
+def tell_upstream_failed(cause: Event, *, chain: Any, chord: Any) -> None:
+    """Appends an event for each task that waits for the one that `cause` is about. `chain` and `chord` are what its
+    request says: signatures of the next steps, the last one first; the signature of the chord's body."""
+    for task_id, step in islice(_steps([*_reversed(chain), chord], set()), MAX_STEPS):
+        name = str(step.get("task") or "")
+        if conf.tracks(name):
+            journal.current().append(_event(cause, storable_id(task_id), name, step))
+
+
+def _event(cause: Event, task_id: str, name: str, step: Mapping[str, Any]) -> Event:
+    """`delivery` names the failure and the step, so that it is the same however often the failure is told."""
+    return Event(
+        kind=EventKind.UPSTREAM_FAILED,
+        task_id=task_id,
+        task_name=storable(name),
+        at=cause.at,
+        publication=cause.publication,
+        generation=cause.generation,
+        delivery=str(uuid5(_NAMESPACE, f"{cause.publication}/{cause.generation}/{task_id}")),
+        call=_call(cause, current_app, name, step),
+        outcome=Outcome(exception_message=_because(cause), dead_letter=False),
+    )
+
+
+def _call(cause: Event, app: Celery, name: str, step: Mapping[str, Any]) -> Call:
+    """As far as it is known: the result of the step before would be its first argument."""
+    options: Mapping[str, Any] = step["options"]
+    headers = {
+        "parent_id": cause.task_id,
+        "root_id": options.get("root_id"),
+        "group": options.get("group_id"),
+        "group_index": options.get("group_index"),
+    }
+    fields = describe(
+        headers,
+        step.get("args") or (),
+        step.get("kwargs") or {},
+        task=task_of(app, name),
+        queue=options.get("queue") or "",
+        priority=options.get("priority"),
+    )
+    return without_envelope(fields, EnvelopeError(_NO_MESSAGE))
+
+
+def _because(cause: Event) -> str:
+    said = cause.outcome.exception_message if cause.outcome else ""
+    return storable(f"{cause.task_name} {cause.task_id} ended before: {said or cause.kind}", 1000)
+
+
+def _steps(signatures: Sequence[Any], seen: set[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The tasks with a frozen id in `signatures`, in the order in which they would run, each once: every member of a
+    group names the body of its chord."""
+    for signature in signatures:
+        if not isinstance(signature, Mapping) or not isinstance(signature.get("options"), Mapping):
+            continue
+        kwargs, options = signature.get("kwargs"), signature["options"]
+        if signature.get("subtask_type") in _CANVASES and isinstance(kwargs, Mapping):
+            for part in ("tasks", "header", "body"):
+                yield from _steps(_listed(kwargs.get(part)), seen)
+        elif task_id := str(options.get("task_id") or ""):
+            if task_id in seen:
+                continue
+            seen.add(task_id)
+            yield task_id, signature
+        yield from _steps([*_reversed(options.get("chain")), options.get("chord")], seen)
+
+
+_CANVASES = frozenset({"chain", "group", "chord"})
+
+
+def _listed(part: Any) -> Sequence[Any]:
+    return [part] if isinstance(part, Mapping) else part if isinstance(part, (list, tuple)) else ()
+
+
+def _reversed(chain: Any) -> Sequence[Any]:
+    """Celery keeps a chain with its next step last."""
+    return chain[::-1] if isinstance(chain, (list, tuple)) else ()
