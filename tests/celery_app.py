@@ -14,8 +14,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 app = Celery("tests")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 if overrides := json.loads(os.environ.get("TASKOPS_TEST_CELERY", "{}")):
-    app.conf.update(overrides)
-app.autodiscover_tasks(["tests"])
+    # With the prefix: before Celery 5.7 a name without it gives way to the one in Django's settings.
+    app.conf.update({f"CELERY_{name.upper()}": value for name, value in overrides.items()})
+app.autodiscover_tasks(["tests", "tests.lifecycle"])
 if os.environ.get("TASKOPS_TEST_BROKEN_JOURNAL"):
     worker_init.connect(break_journal, weak=False)
 

@@ -1,24 +1,22 @@
 """Celery's signals, connected when Django starts."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from celery import current_app, signals
 from celery._state import get_current_task
-from celery.app import app_or_default
-from celery.exceptions import NotRegistered
 
 from .. import journal
 from ..conf import conf
 from ..events import Event, EventKind, Outcome
-from . import beat, lifecycle, wrapper
+from . import beat, consumer, lifecycle, worker, wrapper
 from . import headers as own
 from .call import describe, instant, sender_of, task_of, with_envelope, without_envelope
 from .envelope import of_publish
 from .frames import outcome_of
-from .message import needs_description, received_call, undelivered_call
+from .message import needs_description, received_call
 from .request import event_of, install
 from .shield import let_limit_through, shielded
 from .text import storable, storable_id
@@ -84,7 +82,9 @@ def after_task_publish(headers: Any = None, body: Any = None, **kwargs: Any) -> 
 
 @shielded
 def worker_init(sender: Any = None, **_kwargs: Any) -> None:
-    """Before the worker builds strategies and tracers, and before it forks."""
+    """Before the worker builds its consumer, strategies and tracers, and before it forks."""
+    worker.note_main_process()
+    consumer.install(sender.app)
     for task in list(sender.app.tasks.values()):
         _take_over(task)
 
@@ -132,26 +132,26 @@ def task_postrun(task: Any = None, state: str | None = None, retval: Any = None,
 
 @shielded
 def task_internal_error(
-    sender: Any = None, task_id: str = "", request: Any = None, exception: Any = None, **_kwargs: Any
+    sender: Any = None,
+    task_id: str = "",
+    kwargs: Any = None,
+    request: Any = None,
+    exception: Any = None,
+    **_signal: Any,
 ) -> None:
-    """Celery's own failure around a task, such as a message whose kwargs are no mapping."""
+    """Celery's own failure around a task; or a message whose keyword arguments are no mapping, which is found here."""
     headers = dict(request or {})
     if headers.get(own.DELIVERY) and conf.tracks(sender.name):
-        outcome = outcome_of(exception, **lifecycle.routing(sender))
-        _append(EventKind.BROKE, headers, task_id, sender.name, outcome)
-
-
-@shielded
-def task_unknown(message: Any = None, name: str = "", **kwargs: Any) -> None:
-    if conf.tracks(name):
-        _append_message(EventKind.UNKNOWN_TASK, message, kwargs["id"], name, NotRegistered(name))
-
-
-@shielded
-def task_rejected(message: Any = None, exc: Any = None, **_kwargs: Any) -> None:
-    task_id, name = message.headers.get("id"), message.headers.get("task") or ""
-    if task_id and conf.tracks(str(name)):
-        _append_message(EventKind.UNDECODABLE, message, str(task_id), str(name), exc)
+        event = Event(
+            kind=EventKind.BROKE if isinstance(kwargs, Mapping) else EventKind.UNDECODABLE,
+            task_id=storable_id(task_id),
+            task_name=storable(sender.name),
+            at=lifecycle.now(),
+            delivery=headers[own.DELIVERY],
+            outcome=outcome_of(exception, **lifecycle.routing(sender)),
+            **own.identity(headers),
+        )
+        journal.current().append(event)
 
 
 def _published_call(publish: _Publish, body: Any, route: dict[str, str]) -> Any:
@@ -172,29 +172,6 @@ def _published_call(publish: _Publish, body: Any, route: dict[str, str]) -> Any:
     return with_envelope(fields, envelope)
 
 
-def _append_message(kind: EventKind, message: Any, task_id: str, name: str, error: BaseException) -> None:
-    """An ending that a worker announces of a message for which it has no task to run."""
-    outcome = outcome_of(error, dead_letter=conf.DEAD_LETTER == "all")
-    headers = dict(message.headers) | {own.DELIVERY: str(uuid.uuid4())}
-    _append(kind, headers, task_id, name, outcome, call=undelivered_call(app_or_default(), message))
-
-
-def _append(
-    kind: EventKind, headers: dict[str, Any], task_id: str, name: str, outcome: Outcome, call: Any = None
-) -> None:
-    event = Event(
-        kind=kind,
-        task_id=storable_id(task_id),
-        task_name=storable(name),
-        at=lifecycle.now(),
-        delivery=headers[own.DELIVERY],
-        outcome=outcome,
-        call=call,
-        **own.identity(headers),
-    )
-    journal.current().append(event)
-
-
 def _name(entity: Any) -> str:
     return str(getattr(entity, "name", entity) or "")
 
@@ -210,7 +187,5 @@ _RECEIVERS: dict[str, Callable[..., None]] = {
         task_prerun,
         task_postrun,
         task_internal_error,
-        task_unknown,
-        task_rejected,
     )
 }

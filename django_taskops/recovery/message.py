@@ -79,6 +79,8 @@ def message_for(letter: DeadLetter, generation: int, changes: Changes, *, new_id
         original = Envelope.from_bytes(letter.envelope or b"")
     except EnvelopeError as error:
         raise NotRequeueable("envelope_unreadable", f"not re-runnable: {error}") from error
+    if not original.headers.get("task"):
+        raise NotRequeueable("no_task", "not re-runnable: its message names no task; its bytes are kept as they came")
     envelope = original.sent_anew(**_fresh_headers(letter, original.headers, generation, changes, new_id=new_id))
     properties = dict(envelope.properties)
     if "correlation_id" in properties:
@@ -97,14 +99,16 @@ def _fresh_headers(
     letter: DeadLetter, old: Mapping[str, Any], generation: int, changes: Changes, *, new_id: bool
 ) -> dict[str, Any]:
     fresh: dict[str, Any] = {own.NONCE: own.new_publication(), own.GENERATION: generation}
+    task_id = old.get("id") or letter.task_id  # the one that its run was given, where the message had none
+    fresh["id"] = task_id
     if letter.publication:
         fresh[own.PUBLICATION] = letter.publication
     fresh |= {own.ATTEMPTS: changes.starts, "expires": _renewed_expiry(old, changes.countdown or 0), own.DESCRIBE: True}
     if changes.countdown is not None:
         fresh["eta"] = (datetime.now(UTC) + timedelta(seconds=changes.countdown)).isoformat()
     if new_id:
-        fresh |= {"id": str(uuid4()), own.PUBLICATION: own.new_publication(), own.REQUEUED_FROM: old["id"]}
-        fresh["root_id"] = fresh["id"] if old.get("root_id") in (None, old["id"]) else old["root_id"]
+        fresh |= {"id": str(uuid4()), own.PUBLICATION: own.new_publication(), own.REQUEUED_FROM: task_id}
+        fresh["root_id"] = fresh["id"] if old.get("root_id") in (None, task_id) else old["root_id"]
     return fresh
 
 

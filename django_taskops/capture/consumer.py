@@ -1,0 +1,141 @@
+"""Messages for which a worker has no task to run: seen where its consumer gives them up.
+
+Celery announces some of them by a signal, some only where its result backend answers, and some not at all. One kind
+ends the worker itself, and the broker gives it to the next: it is given up like the others.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from celery import bootsteps
+from celery.exceptions import InvalidTaskError, NotRegistered
+from kombu import Message
+
+from .. import journal
+from ..conf import conf
+from ..events import Event, EventKind
+from . import headers as own
+from .downstream import tell_upstream_failed
+from .frames import outcome_of
+from .lifecycle import now
+from .message import undelivered_call
+from .shield import shielded
+from .text import storable, storable_id
+
+NAMELESS = "undecodable-"  # and random digits: the id of a run whose message has none
+
+
+@shielded
+def install(app: Any) -> None:
+    """Before the worker builds its consumer."""
+    app.steps["consumer"].add(GivenUp)
+
+
+class GivenUp(bootsteps.StartStopStep):
+    """Listens to a consumer by its own methods, over whatever class of consumer the project has."""
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        for name, kind in _ENDINGS.items():
+            setattr(consumer, name, _telling(consumer, getattr(consumer, name), kind))
+        create = consumer.create_task_handler
+        consumer.create_task_handler = lambda *args, **kwargs: _guarded(consumer, create(*args, **kwargs))
+
+
+_ENDINGS = {
+    "on_decode_error": EventKind.UNDECODABLE,
+    "on_unknown_message": EventKind.UNDECODABLE,
+    "on_invalid_task": EventKind.UNDECODABLE,
+    "on_unknown_task": EventKind.UNKNOWN_TASK,
+}
+
+
+def _telling(consumer: Any, give_up: Callable[..., Any], kind: EventKind) -> Callable[..., Any]:
+    """Celery's `give_up`, called with a message and the error somewhere among its arguments. What was seen is told
+    in any case: Celery asks its result backend first."""
+
+    def give_up_and_tell(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return give_up(*args, **kwargs)
+        finally:
+            _tell(consumer.app, kind, (*args, *kwargs.values()))
+
+    return give_up_and_tell
+
+
+def _guarded(consumer: Any, handle: Callable[[Message], Any]) -> Callable[[Message], Any]:
+    """Celery's `handle`, which fails at a message without an id or with a body that is no triple, and with it the
+    worker, and the one after that."""
+
+    def handle_or_give_up(message: Message) -> Any:
+        try:
+            return handle(message)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if message.acknowledged or not (flaw := _flaw(message)):
+                raise
+            consumer.on_invalid_task(None, message, InvalidTaskError(f"{flaw}: {error!r}"))
+
+    return handle_or_give_up
+
+
+def _flaw(message: Message) -> str:
+    """Why Celery can't make a request of it, "" where that is not the message's fault."""
+    headers: Any = message.headers
+    if not isinstance(headers, dict) or not headers.get("task"):
+        return ""
+    if "id" not in headers:
+        return "expected a header `id`, found none"
+    payload: Any = message.payload
+    is_triple = isinstance(payload, (list, tuple)) and len(payload) == 3
+    return "" if is_triple else "expected a body of arguments, keyword arguments and options"
+
+
+@shielded
+def _tell(app: Any, kind: EventKind, given: Sequence[Any]) -> None:
+    message = next(value for value in given if isinstance(value, Message))
+    error = next((value for value in given if isinstance(value, Exception)), None)
+    task_id, name = _who(message)
+    if not conf.tracks(name) or _is_control(message):
+        return
+    if kind is EventKind.UNKNOWN_TASK:
+        error = NotRegistered(name)
+    event = Event(
+        kind=kind,
+        task_id=storable_id(task_id or f"{NAMELESS}{uuid.uuid4().hex}"),
+        task_name=storable(name),
+        at=now(),
+        delivery=str(uuid.uuid4()),
+        outcome=outcome_of(error or InvalidTaskError(_UNKNOWN), dead_letter=conf.DEAD_LETTER == "all"),
+        call=undelivered_call(app, message),
+        **own.identity(message.headers),
+    )
+    journal.current().append(event)
+    if kind is EventKind.UNKNOWN_TASK:
+        _tell_downstream(event, message)
+
+
+_UNKNOWN = "expected a task message, found neither the headers nor the body of one"
+
+
+def _who(message: Message) -> tuple[str, str]:
+    """Task id and name, each "" where the message has none; one of Celery's protocol 1 has them in its body."""
+    said: Any = message.headers
+    if "task" not in said:
+        with suppress(Exception):  # whatever a body is that can't be decoded
+            said = message.payload if isinstance(message.payload, dict) else said
+    return str(said.get("id") or ""), str(said.get("task") or "")
+
+
+def _is_control(message: Message) -> bool:
+    """Celery's remote control gives up its messages by the same method."""
+    delivery: Any = message.delivery_info or {}
+    return str(delivery.get("exchange") or "").endswith("pidbox")
+
+
+def _tell_downstream(event: Event, message: Message) -> None:
+    payload: Any = message.payload
+    embed = payload[2] if isinstance(payload, (list, tuple)) and len(payload) == 3 else None
+    if isinstance(embed, dict):
+        tell_upstream_failed(event, chain=embed.get("chain"), chord=embed.get("chord"))
