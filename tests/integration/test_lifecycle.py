@@ -1,15 +1,13 @@
-"""Real workers: what each way to end leaves in the tables."""
+"""Real workers: what a run tells beside its ending. How each one ends is shown in tests/lifecycle."""
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from celery import current_app
 
-from django_taskops.models import DeadLetter, TaskAttempt, TaskRun
-from django_taskops.states import LetterStatus, TaskState
+from django_taskops.models import TaskAttempt, TaskRun
+from django_taskops.states import TaskState
 from tests import tasks
 from tests.workers import Worker, WorkerStarter, eventually
 
@@ -27,61 +25,8 @@ def _ended(task_id: str) -> TaskRun | None:
     return run if run.ready else None
 
 
-Case = tuple[Callable[[], Any], str, str, int, bool]
-
-CASES: dict[str, Case] = {
-    "success": (lambda: tasks.add.delay(1, 2), "SUCCESS", "", 1, False),
-    "a failure without policy": (tasks.fail.delay, "FAILURE", "failed", 1, True),
-    "an expected exception": (tasks.fail_as_expected.delay, "FAILURE", "non_retryable", 1, True),
-    "an exception that can't be pickled": (tasks.fail_unpicklably.delay, "FAILURE", "failed", 1, True),
-    "retry, then success": (lambda: tasks.flaky.delay(key(), 2), "SUCCESS", "", 3, False),
-    "manual retry, then success": (lambda: tasks.retry_manually.delay(key(), 1), "SUCCESS", "", 2, False),
-    "retries used up": (lambda: tasks.flaky.delay(key(), 9), "FAILURE", "exhausted", 4, True),
-    "manual retries used up": (lambda: tasks.retry_manually.delay(key(), 9), "FAILURE", "exhausted", 4, True),
-    "a tracked task that heals": (lambda: tasks.tracked_flaky.delay(key(), 1), "SUCCESS", "", 2, False),
-    "arguments that do not bind": (
-        lambda: current_app.send_task("tests.tasks.tracked_add", args=(1, 2, 3)),
-        "FAILURE",
-        "non_retryable",
-        1,
-        True,
-    ),
-    "ignored": (tasks.ignore.delay, "IGNORED", "", 1, False),
-    "rejected": (tasks.reject.delay, "REJECTED", "rejected", 1, True),
-    "soft limit": (tasks.soft_limit.delay, "FAILURE", "soft_time_limit", 1, True),
-    "soft limit, caught": (tasks.soft_limit_caught.delay, "SUCCESS", "", 1, False),
-    "hard limit": (tasks.hard_limit.delay, "FAILURE", "time_limit", 1, True),
-    "child killed": (tasks.kill_self.delay, "FAILURE", "worker_lost", 1, True),
-    "child killed, message put back": (lambda: tasks.kill_self_once.delay(key()), "SUCCESS", "", 2, False),
-    "sys.exit": (tasks.sys_exit.delay, "FAILURE", "worker_lost", 1, True),
-    "a result that can't be stored": (
-        tasks.return_unserializable.delay,
-        "FAILURE",
-        "unserializable_result",
-        1,
-        True,
-    ),
-    "an unregistered name": (lambda: current_app.send_task("tests.tasks.nowhere"), "FAILURE", "unknown_task", 0, True),
-    "expired": (lambda: tasks.add.apply_async((1, 2), expires=0.001), "REVOKED", "expired", 0, True),
-}
-
-
 def key() -> str:
     return uuid4().hex
-
-
-def test_every_ending_has_its_state_reason_attempts_and_letter(worker: Worker) -> None:
-    """All are published at once and collected under one deadline."""
-    published = {name: case[0]() for name, case in CASES.items()}
-
-    found, expected = {}, {}
-    for name, (_, state, reason, starts, letter) in CASES.items():
-        run = ended(published[name], timeout=40)
-        found[name] = (run.state, run.reason, run.starts(), run.dead_letters.count())
-        expected[name] = (state, reason, starts, int(letter))
-    assert found == expected
-    letters = DeadLetter.objects.filter(task_id__in=[result.id for result in published.values()])
-    assert all(letter.status == LetterStatus.OPEN and letter.envelope for letter in letters)
 
 
 def test_a_run_says_where_when_and_with_what_it_ran(worker: Worker) -> None:
