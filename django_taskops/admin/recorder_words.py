@@ -28,6 +28,7 @@ KINDS: Mapping[str, "StrOrPromise"] = {
     EventKind.UNSERIALIZABLE: pgettext_lazy("event", "result not serializable"),
     EventKind.UNKNOWN_TASK: pgettext_lazy("event", "task not registered"),
     EventKind.UNDECODABLE: pgettext_lazy("event", "message not decodable"),
+    EventKind.UPSTREAM_FAILED: pgettext_lazy("event", "will never run"),
 }
 
 TONES: Mapping[str, str] = {
@@ -39,5 +40,6 @@ TONES: Mapping[str, str] = {
     EventKind.SUCCEEDED: "good",
     EventKind.IGNORED: "quiet",
     EventKind.REVOKED: "quiet",
+    EventKind.UPSTREAM_FAILED: "quiet",
 }
 """What is not listed is bad."""
