@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --quiet --constraint constraints.txt --editable
-DECLARED := pyproject.toml setup.cfg constraints.txt
+DECLARED := pyproject.toml setup.cfg constraints.txt matrix/common.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-check test bench lint format clean
+.PHONY: help demo demo-check test matrix bench lint format clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/'
@@ -20,6 +20,9 @@ demo-check: $(VENV)/demo.stamp ## the same without serving: exits 0 when every t
 
 test: $(VENV)/test.stamp ## the whole suite, with a Redis and a PostgreSQL of its own; ARGS="-k name" narrows it
 	$(BIN)/python -m pytest $(ARGS)
+
+matrix: $(VENV)/matrix.stamp ## most tests with other versions of Celery, Django and Python, as far as they are here; ARGS="-e celery54" narrows
+	$(BIN)/tox run $(ARGS)
 
 bench: $(VENV)/test.stamp ## beside bare Celery and django-celery-results, for hours; ARGS="--only drain" narrows it
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -36,7 +39,7 @@ format: $(VENV)/test.stamp ## lets ruff lay out the code and cure what it can
 	$(BIN)/ruff format .
 
 clean: ## removes the virtual environment and what tools left behind
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .tox build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/demo.stamp: $(VENV)/python.stamp $(DECLARED)
@@ -45,6 +48,10 @@ $(VENV)/demo.stamp: $(VENV)/python.stamp $(DECLARED)
 
 $(VENV)/test.stamp: $(VENV)/python.stamp $(DECLARED)
 	$(INSTALL) '.[demo,test,lint]'
+	@touch $@
+
+$(VENV)/matrix.stamp: $(VENV)/python.stamp $(DECLARED)
+	$(INSTALL) '.[matrix]'
 	@touch $@
 
 # PIP_USER and PIP_TARGET of a global pip configuration would install beside the environment.

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
@@ -10,9 +11,11 @@ from django.db import connections
 from pytest_django import DjangoDbBlocker, Settings
 
 from django_taskops import journal
+from example_site.embedded import ServiceUnavailable
+from example_site.embedded_rabbitmq import rabbitmq_server
 from tests.broken import BrokenJournal
 from tests.services import ALIASES, missing, unavailable
-from tests.workers import BrokerQueue, Worker, WorkerStarter, new_queue
+from tests.workers import BrokerQueue, Worker, WorkerStarter, new_queue, publishing_to
 
 pytest_plugins = ["tests.plugin"]
 
@@ -38,10 +41,33 @@ def redis_url() -> str:
     return os.environ["REDIS_URL"]
 
 
+@pytest.fixture(scope="session")
+def rabbitmq_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A RabbitMQ, started for the first test that asks for it."""
+    with ExitStack() as started:
+        try:
+            url = started.enter_context(rabbitmq_server(tmp_path_factory.mktemp("rabbitmq")))
+        except ServiceUnavailable as error:
+            unavailable(str(error))
+        yield url
+
+
 @pytest.fixture
-def queue(redis_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> BrokerQueue:
+def broker(request: pytest.FixtureRequest, redis_url: str, settings: Settings) -> str:
+    """The URL of the broker of this test's queue, its publishes and its workers. Redis, unless the test says otherwise:
+    `@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)`. Results are in Redis in any case."""
+    name = getattr(request, "param", "redis")
+    url: str = request.getfixturevalue("rabbitmq_url") if name == "rabbitmq" else settings.CELERY_BROKER_URL
+    return url
+
+
+@pytest.fixture
+def queue(broker: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[BrokerQueue]:
     """An empty queue of this test's own, where everything goes that it publishes without naming a queue."""
-    return _publish_to(new_queue(), settings, monkeypatch)
+    own = new_queue(broker)
+    with publishing_to(broker):
+        yield _publish_to(own, settings, monkeypatch)
+    own.remove()
 
 
 @pytest.fixture
@@ -57,18 +83,20 @@ def start_worker(
 @pytest.fixture
 def worker(
     database: str,
-    module_worker: Callable[[str], Worker],
+    broker: str,
+    module_worker: Callable[[str, str], Worker],
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Worker]:
-    """A prefork worker of two, shared by the tests of a module that use the same database.
+    """A prefork worker of two, shared by the tests of a module that use the same database and broker.
 
     At the end of the test it drops what still waits and finishes what runs, so that the next test finds it idle;
     one that does not get idle is replaced. Look at rows by task id all the same.
     """
-    shared = module_worker(database)
+    shared = module_worker(database, broker)
     _publish_to(shared.queue, settings, monkeypatch)
-    yield shared
+    with publishing_to(broker):
+        yield shared
     shared.settle()
 
 
@@ -78,21 +106,23 @@ def module_worker(
     django_db_setup: None,
     django_db_blocker: DjangoDbBlocker,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[str], Worker]]:
+) -> Iterator[Callable[[str, str], Worker]]:
     starter = WorkerStarter(folder=tmp_path_factory.mktemp("workers"))
-    workers: dict[str, Worker] = {}
+    workers: dict[tuple[str, str], Worker] = {}
 
-    def worker_on(database: str) -> Worker:
-        known = workers.get(database)
+    def worker_on(database: str, broker: str) -> Worker:
+        known = workers.get((database, broker))
         if known is None or known.process.poll() is not None:
-            queue = new_queue()
+            queue = new_queue(broker)
             known = starter(database=database, queue=queue, taskops={"JOURNAL_PREFIX": queue.name})
-            workers[database] = known
+            workers[database, broker] = known
         return known
 
     yield worker_on
     starter.stop_all()
-    _forget_recorders(workers, django_db_blocker)
+    for worker in starter.started:
+        worker.queue.remove()
+    _forget_recorders({database for database, _ in workers}, django_db_blocker)
 
 
 def _forget_recorders(databases: Iterable[str], blocker: DjangoDbBlocker) -> None:

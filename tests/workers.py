@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,10 +17,14 @@ from uuid import uuid4
 import psutil
 import pytest
 import redis
+from amqp import Message as RawMessage
+from amqp.exceptions import NotFound
 from celery import current_app
 from django.conf import settings
 from django.db import connections
+from kombu import Connection, Message, Queue
 
+from django_taskops.journal.spool_folder import unread
 from example_site.embedded import die_with_parent, postgres_database
 
 T = TypeVar("T")
@@ -58,9 +64,10 @@ def _source(predicate: Callable[[], object]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BrokerQueue:
-    """What waits in one queue of the broker, without consuming it."""
+    """What waits in one queue of the broker, a Redis, without consuming it."""
 
     name: str
+    url: str = field(default_factory=lambda: str(settings.CELERY_BROKER_URL), repr=False)
 
     def __len__(self) -> int:
         return len(self.messages())
@@ -70,7 +77,7 @@ class BrokerQueue:
 
     def messages(self) -> list[dict[str, Any]]:
         """The raw messages (`headers`, `properties`, `body` in base64), next to be consumed first."""
-        with broker_client() as client:
+        with self._client() as client:
             keys = sorted(client.scan_iter(match=f"{self.name}*"))
             return [json.loads(raw) for key in keys for raw in reversed(client.lrange(key, 0, -1))]
 
@@ -78,18 +85,96 @@ class BrokerQueue:
         return [message["headers"]["id"] for message in self.messages()]
 
     def drop(self) -> None:
-        with broker_client() as client:
+        """Empties it."""
+        with self._client() as client:
             for key in client.scan_iter(match=f"{self.name}*"):
                 client.delete(key)
 
     def put(self, message: Mapping[str, Any]) -> None:
         """Delivers a raw message again, as a broker does after an acknowledgement was lost."""
-        with broker_client() as client:
+        with self._client() as client:
             client.lpush(self.name, json.dumps(message))
+
+    def remove(self) -> None:
+        """Nothing of it stays in the broker. For a queue that nobody reads any more."""
+        self.drop()
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url)
+
+
+class RabbitQueue(BrokerQueue):
+    """The same in a RabbitMQ, where nobody sees what a worker has fetched and not yet acknowledged."""
+
+    __slots__ = ()
+
+    def messages(self) -> list[dict[str, Any]]:
+        """They are fetched and go back to their places, so that whoever fetches them next sees them as redelivered."""
+        found = []
+        with self._channel() as channel:
+            fetch = Queue(self.name, channel=channel).get
+            found += [_raw(message) for message in iter(fetch, None)]
+        return found
+
+    def drop(self) -> None:
+        with self._channel() as channel:
+            channel.queue_purge(self.name)
+
+    def put(self, message: Mapping[str, Any]) -> None:
+        with self._channel() as channel:
+            properties = {name: value for name, value in message["properties"].items() if name != "delivery_info"}
+            raw = RawMessage(b64decode(message["body"]), application_headers=message["headers"], **properties)
+            channel.basic_publish(raw, exchange="", routing_key=self.name)
+
+    def remove(self) -> None:
+        with self._channel() as channel:
+            channel.queue_delete(self.name)
+            channel.exchange_delete(self.name)
+
+    @contextmanager
+    def _channel(self) -> Iterator[Any]:
+        """What the block fetches and does not acknowledge goes back. It ends early where there is no such queue."""
+        with suppress(NotFound), Connection(self.url) as connection:
+            channel: Any = connection.channel()
+            yield channel
+            channel.close()
+
+
+def _raw(message: Message) -> dict[str, Any]:
+    """As kombu writes it into a list of Redis."""
+    body: Any = message.body
+    routed = {name: message.delivery_info[name] for name in ("exchange", "routing_key")}
+    properties = {name: value for name, value in message.properties.items() if name != "application_headers"}
+    return {
+        "body": b64encode(body.encode() if isinstance(body, str) else bytes(body)).decode(),
+        "content-type": message.content_type,
+        "content-encoding": message.content_encoding,
+        "headers": dict(message.headers),
+        "properties": {**properties, "delivery_info": routed},
+    }
 
 
 def broker_client() -> redis.Redis:
     return redis.Redis.from_url(settings.CELERY_BROKER_URL)
+
+
+@contextmanager
+def publishing_to(url: str) -> Iterator[None]:
+    """In this process, the broker at `url` is the app's, to publish to and to speak with workers."""
+    before = current_app.conf.broker_url
+    _set_broker(url)
+    try:
+        yield
+    finally:
+        _set_broker(before)
+
+
+def _set_broker(url: str) -> None:
+    """kombu keeps a pool for each address; the app keeps the one that it has found first."""
+    app: Any = current_app
+    if app.conf.broker_url != url:
+        app.conf["CELERY_BROKER_URL"] = url  # with the prefix, see tests.celery_app
+        app._pool = app.amqp._producer_pool = None
 
 
 def journal_streams(queue: BrokerQueue) -> list[str]:
@@ -97,8 +182,13 @@ def journal_streams(queue: BrokerQueue) -> list[str]:
     return [f"{queue.name}:{{0}}:{name}" for name in ("events", "endings")]
 
 
-def new_queue() -> BrokerQueue:
-    return BrokerQueue(f"test-{uuid4().hex}")
+def new_queue(broker: str = "") -> BrokerQueue:
+    """At the broker of that URL, else at the tests' Redis."""
+    return queue_at(broker or settings.CELERY_BROKER_URL, f"test-{uuid4().hex}")
+
+
+def queue_at(broker: str, name: str) -> BrokerQueue:
+    return RabbitQueue(name, broker) if broker.startswith("amqp") else BrokerQueue(name, broker)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,9 +202,16 @@ class Worker:
     asked_to_stop: bool = False
 
     @classmethod
-    def start(cls, queue: BrokerQueue, log: Path, arguments: list[str], environment: Mapping[str, str]) -> "Worker":
+    def start(
+        cls,
+        queue: BrokerQueue,
+        log: Path,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        app: str = "tests.celery_app",
+    ) -> "Worker":
         name = f"{queue.name}@tests"
-        command = [sys.executable, "-m", "celery", "-A", "tests.celery_app", "worker", "-n", name, *arguments]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", name, *arguments]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -179,10 +276,10 @@ class Worker:
 
     def _is_idle(self) -> bool:
         """It has nothing to do, and the journal of its queue holds nothing that would be written later."""
-        inspect = current_app.control.inspect([self.name], timeout=2, limit=1)
-        idle = all((asked() or {}).get(self.name) == [] for asked in (inspect.active, inspect.reserved))
-        with broker_client() as client:
-            return idle and not any(client.xlen(key) for key in journal_streams(self.queue))
+        with publishing_to(self.queue.url):
+            inspect = current_app.control.inspect([self.name], timeout=2, limit=1)
+            idle = all((asked() or {}).get(self.name) == [] for asked in (inspect.active, inspect.reserved))
+        return idle and not _journal_holds(self.queue)
 
     def ask_to_stop(self) -> None:
         """Once: the second SIGTERM would be a cold shutdown."""
@@ -203,6 +300,16 @@ class Worker:
             self.process.wait()
         finally:
             _end_group(self.pid)
+
+
+def _journal_holds(queue: BrokerQueue) -> bool:
+    """Events of the worker of `queue` wait: in the streams, in the broker's Redis or the result backend's, or in the
+    spool that all tests share."""
+    for url in (settings.CELERY_BROKER_URL, settings.CELERY_RESULT_BACKEND):
+        with redis.Redis.from_url(url) as client:
+            if any(client.xlen(key) for key in journal_streams(queue)):
+                return True
+    return any(unread(folder) for folder in Path(os.environ["TASKOPS_TEST_SPOOL"]).glob(f"{queue.name}-*"))
 
 
 def _is_drain(process: psutil.Process) -> bool:
@@ -238,19 +345,26 @@ class WorkerStarter:
         taskops: Mapping[str, Any] | None = None,
         celery: Mapping[str, Any] | None = None,
         extra_env: Mapping[str, str] | None = None,
+        app: str = "tests.celery_app",
     ) -> Worker:
         """Returns when the worker is ready. It reads `queue` (else the test's own) and `queues`.
 
-        `taskops` and `celery` (keys in lower case) are settings for this worker only; both must fit into JSON.
+        `app` is where its Celery app is found. `taskops` and `celery` (keys in lower case) are settings for this
+        worker only; both must fit into JSON. Its broker is that of its queue: for the test's own the one that `celery`
+        names, else the one that the test has.
         """
-        queue = queue or BrokerQueue(os.environ["TASKOPS_TEST_QUEUE"])
+        celery = celery or {}
+        broker = celery.get("broker_url") or current_app.conf.broker_url
+        queue = queue or queue_at(broker, os.environ["TASKOPS_TEST_QUEUE"])
+        if queue.url != settings.CELERY_BROKER_URL:
+            celery = {"broker_url": queue.url, **celery}
         options = ["--pool", pool, "--concurrency", str(concurrency), "--loglevel", "INFO"]
         options += ["--without-mingle", "--without-gossip"]  # a second of waiting for other workers at each start
         options += ["--queues", ",".join([queue.name, *queues]), *arguments]
         own = {"DATABASE": database} if database else {}
-        environment = _worker_environment(queue, {**settings.TASKOPS, **own, **(taskops or {})}, celery or {})
+        environment = _worker_environment(queue, {**settings.TASKOPS, **own, **(taskops or {})}, celery)
         log = self.folder / f"worker-{len(self.started)}.log"
-        worker = Worker.start(queue, log, options, {**environment, **(extra_env or {})})
+        worker = Worker.start(queue, log, options, {**environment, **(extra_env or {})}, app)
         self.started.append(worker)
         return worker
 

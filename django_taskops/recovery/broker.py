@@ -5,19 +5,25 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import Queues
 from kombu import Connection, Producer, Queue
 
 from ..capture.envelope import Envelope
 
 TIMEOUT_SECONDS = 5.0
+RABBITMQ = "amqp"
 
-_TIMEOUTS = {
+_OPTIONS = {
     "redis": {
         "socket_timeout": TIMEOUT_SECONDS,
         "socket_connect_timeout": TIMEOUT_SECONDS,
         "retry_on_timeout": False,  # it would push the message again
     },
-    "amqp": {"read_timeout": TIMEOUT_SECONDS, "write_timeout": TIMEOUT_SECONDS},
+    RABBITMQ: {
+        "read_timeout": TIMEOUT_SECONDS,
+        "write_timeout": TIMEOUT_SECONDS,
+        "confirm_publish": True,  # without it, nobody waits for the broker to take the message
+    },
 }
 
 
@@ -29,9 +35,13 @@ def publish(app: Celery, envelope: Envelope, *, declare_unknown: bool = False) -
     """Raises Unconfirmed where nobody can tell; any other exception means that the broker does not have the message.
 
     The body goes out byte for byte. A queue that the project declares is declared as it says, and so is one that
-    Celery would create by itself; `declare_unknown` declares any other as a plain one.
+    Celery would create by itself; `declare_unknown` declares any other as a plain one. RabbitMQ's queues that are
+    there and that the project does not declare are left as they are.
     """
-    with _channel(app) as (producer, unclear):
+    with _connection(app) as connection:
+        producer = Producer(connection.channel())
+        if queue := _missing(app, connection, envelope, unknown=declare_unknown):
+            producer.maybe_declare(queue)
         try:
             producer.publish(
                 envelope.body,
@@ -41,32 +51,56 @@ def publish(app: Celery, envelope: Envelope, *, declare_unknown: bool = False) -
                 content_encoding=envelope.content_encoding,
                 compression=envelope.compression or None,
                 headers=dict(envelope.headers),
-                declare=_declared(app, envelope, unknown=declare_unknown),
+                mandatory=True,  # RabbitMQ drops in silence what no queue takes
                 **envelope.properties,
             )
-        except unclear as error:
+        except _unclear(connection) as error:
             raise Unconfirmed(str(error)) from error
 
 
 @contextmanager
-def _channel(app: Celery) -> Iterator[tuple[Producer, tuple[type[BaseException], ...]]]:
-    """A producer on a new connection, since one of a pool may have died unnoticed and would have to be tried twice;
-    and the errors after which nobody knows what has arrived."""
+def _connection(app: Celery) -> Iterator[Connection]:
+    """A new one, since one of a pool may have died unnoticed and would have to be tried twice."""
     connection: Connection = app.connection_for_write(connect_timeout=TIMEOUT_SECONDS)
-    timeouts = _TIMEOUTS.get(connection.transport.driver_type, {})
-    connection.transport_options = {**(connection.transport_options or {}), **timeouts}
+    options = _OPTIONS.get(connection.transport.driver_type, {})
+    connection.transport_options = {**(connection.transport_options or {}), **options}
     with connection:
         connection.ensure_connection(max_retries=1, interval_start=0)
-        yield Producer(connection.channel()), (*connection.connection_errors, *connection.channel_errors)
+        yield connection
 
 
-def _declared(app: Celery, envelope: Envelope, *, unknown: bool) -> list[Queue]:
+def _unclear(connection: Connection) -> tuple[type[BaseException], ...]:
+    """The errors after which nobody knows what has arrived. RabbitMQ closes a channel over what it has not taken."""
+    if connection.transport.driver_type == RABBITMQ:
+        return tuple(connection.connection_errors)
+    return (*connection.connection_errors, *connection.channel_errors)
+
+
+def _missing(app: Celery, connection: Connection, envelope: Envelope, *, unknown: bool) -> Queue | None:
+    """The queue to declare before the message is sent, None where nobody here knows one, or it is there."""
     queues: Any = app.amqp.queues
     name = envelope.queue
     if name in queues:
-        return [queues[name]]
-    if envelope.exchange:
-        return []
+        declared: Queue = queues[name]
+        return declared
+    if envelope.exchange or _exists(connection, name):
+        return None
     if queues.create_missing:
-        return [queues.new_missing(name)]
-    return [Queue(name, exchange="", routing_key=name)] if unknown else []
+        # Completed as Celery would do it, and not kept: before Celery 5.7 a worker would read it after a reconnect.
+        unkept: Any = Queues(max_priority=queues.max_priority)
+        completed: Queue = unkept.add(queues.new_missing(name))
+        return completed
+    return Queue(name, exchange="", routing_key=name) if unknown else None
+
+
+def _exists(connection: Connection, name: str) -> bool:
+    """Asked of RabbitMQ alone, which refuses to declare a queue again with other arguments than its owner's."""
+    if connection.transport.driver_type != RABBITMQ:
+        return False
+    channel: Any = connection.channel()
+    try:
+        channel.queue_declare(name, passive=True)
+    except connection.channel_errors:
+        return False
+    channel.close()
+    return True
