@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from celery import Celery
+from celery import Celery, _state
+from celery.app import app_or_default
 from celery.utils.time import maybe_iso8601
 
 from ..events import Call
@@ -60,6 +61,30 @@ def without_envelope(fields: Mapping[str, Any], error: Exception) -> Call:
 def task_of(app: Celery, name: str) -> Any:
     """The task of that name, None where this process has not loaded it. Loads nothing."""
     return vars(app)["_tasks"].get(name)  # `app.tasks` would import every task module
+
+
+def is_certain(app: Celery, task_name: str) -> bool:
+    """True where it is known how that task is sent. The signals of a publish do not say which app sends, so that a
+    second one that has the task, and would send it otherwise, leaves the word to the worker."""
+    if task_of(app, task_name) is None:
+        return False
+    ways = [_way_of(other, task_name) for other in _apps() if task_of(other, task_name) is not None]
+    return ways == ways[:1] * len(ways)
+
+
+def _way_of(app: Celery, task_name: str) -> tuple[object, ...]:
+    return (*sender_of(app, task_name), app.conf.broker_write_url) if len(_apps()) > 1 else ()
+
+
+def app_of(envelope: Envelope) -> Celery:
+    """The app of this process that sends it again: the one that its worker has named, else the current one."""
+    named = [app for app in _apps() if envelope.app and app.main == envelope.app]
+    return named[0] if len(named) == 1 else app_or_default()
+
+
+def _apps() -> Sequence[Celery]:
+    """All of this process."""
+    return list(vars(_state)["_apps"])
 
 
 def serializer_of(app: Celery, task: Any) -> str:

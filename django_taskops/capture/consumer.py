@@ -1,11 +1,11 @@
 """Messages for which a worker has no task to run: seen where its consumer gives them up.
 
-Celery announces some of them by a signal, some only where its result backend answers, and some not at all. One kind
-ends the worker itself, and the broker gives it to the next: it is given up like the others.
+Celery announces some of them by a signal, some only where its result backend answers, and some not at all. Some would
+end the worker itself, and the next that the broker gives them to: those that are known are given up like the others.
 """
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +22,7 @@ from .frames import outcome_of
 from .lifecycle import now
 from .message import undelivered_call
 from .shield import shielded
+from .takeover import take_over
 from .text import storable, storable_id
 
 NAMELESS = "undecodable-"  # and random digits: the id of a run whose message has none
@@ -38,8 +39,13 @@ class GivenUp(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
+        self._listen(consumer)
+
+    @shielded
+    def _listen(self, consumer: Any) -> None:
         for name, kind in _ENDINGS.items():
             setattr(consumer, name, _telling(consumer, getattr(consumer, name), kind))
+        consumer.update_strategies = _taking_over(consumer, consumer.update_strategies)
         create = consumer.create_task_handler
         consumer.create_task_handler = lambda *args, **kwargs: _guarded(consumer, create(*args, **kwargs))
 
@@ -65,31 +71,78 @@ def _telling(consumer: Any, give_up: Callable[..., Any], kind: EventKind) -> Cal
     return give_up_and_tell
 
 
+def _taking_over(consumer: Any, update: Callable[..., Any]) -> Callable[..., Any]:
+    """Celery's `update`, which builds the strategies and tracers of all tasks: when the consumer starts, and again
+    when tasks were loaded while it runs."""
+
+    def take_over_and_update(*args: Any, **kwargs: Any) -> Any:
+        take_over(consumer.app)
+        return update(*args, **kwargs)
+
+    return take_over_and_update
+
+
 def _guarded(consumer: Any, handle: Callable[[Message], Any]) -> Callable[[Message], Any]:
-    """Celery's `handle`, which fails at a message without an id or with a body that is no triple, and with it the
-    worker, and the one after that."""
+    """Celery's `handle`, but for messages at which it fails, and with it the worker, and the next that gets them."""
 
     def handle_or_give_up(message: Message) -> Any:
+        if flaw := _flaw_of_headers(message.headers):
+            return consumer.on_invalid_task(None, message, InvalidTaskError(flaw))
         try:
             return handle(message)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if message.acknowledged or not (flaw := _flaw(message)):
+        except (TypeError, ValueError):
+            if message.acknowledged or not _is_body_flawed(message):
                 raise
-            consumer.on_invalid_task(None, message, InvalidTaskError(f"{flaw}: {error!r}"))
+            return consumer.on_invalid_task(None, message, InvalidTaskError(_NO_TRIPLE))
 
     return handle_or_give_up
 
 
-def _flaw(message: Message) -> str:
-    """Why Celery can't make a request of it, "" where that is not the message's fault."""
-    headers: Any = message.headers
-    if not isinstance(headers, dict) or not headers.get("task"):
+def _flaw_of_headers(headers: Any) -> str:
+    """What keeps Celery from making a request of a message, "" for nothing. One of protocol 1 has no such headers."""
+    if not isinstance(headers, dict) or "task" not in headers:
         return ""
     if "id" not in headers:
-        return "expected a header `id`, found none"
-    payload: Any = message.payload
-    is_triple = isinstance(payload, (list, tuple)) and len(payload) == 3
-    return "" if is_triple else "expected a body of arguments, keyword arguments and options"
+        return "header id: expected one, found none"
+    for name, (expected, accepts) in _HEADERS.items():
+        if not accepts(headers.get(name)):
+            return f"header {name}: expected {expected}, got {headers.get(name)!r:.200}"
+    return ""
+
+
+def _is_key(value: object) -> bool:
+    return isinstance(value, Hashable)
+
+
+def _is_limits(value: object) -> bool:
+    return not value or (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(limit is None or isinstance(limit, (int, float)) for limit in value)
+    )
+
+
+def _is_stamped(value: object) -> bool:
+    return not value or (isinstance(value, (str, list, tuple)) and all(map(_is_key, value)))
+
+
+_HEADERS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "task": ("a name", _is_key),
+    "id": ("a text", _is_key),
+    "timelimit": ("two numbers or None", _is_limits),
+    "stamped_headers": ("names", _is_stamped),
+}
+_NO_TRIPLE = "expected a body of arguments, keyword arguments and options"
+
+
+def _is_body_flawed(message: Message) -> bool:
+    if "task" not in message.headers:
+        return False
+    try:
+        payload: Any = message.payload
+    except Exception:  # noqa: BLE001 then it is not for its form that it failed
+        return False
+    return not (isinstance(payload, (list, tuple)) and len(payload) == 3)
 
 
 @shielded
@@ -125,7 +178,8 @@ def _who(message: Message) -> tuple[str, str]:
     if "task" not in said:
         with suppress(Exception):  # whatever a body is that can't be decoded
             said = message.payload if isinstance(message.payload, dict) else said
-    return str(said.get("id") or ""), str(said.get("task") or "")
+    task_id, name = said.get("id"), said.get("task")
+    return task_id if isinstance(task_id, str) else "", name if isinstance(name, str) else ""
 
 
 def _is_control(message: Message) -> bool:

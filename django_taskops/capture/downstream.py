@@ -3,6 +3,7 @@
 Their ids are frozen into the canvas when it is published, so that they can be named though nobody publishes them.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -15,40 +16,62 @@ from ..conf import conf
 from ..events import Call, Event, EventKind, Outcome
 from ..exceptions import EnvelopeError
 from .call import describe, task_of, without_envelope
+from .shield import shielded
 from .text import storable, storable_id
 
 MAX_STEPS = 1000  # of one canvas; a longer one is told in part
+MAX_SECONDS = 0.25  # for one canvas: a worker's main process may be waiting for it
+MAX_TOLD = 10_000
+RESULT_BEFORE = "<the result before>"
 _NAMESPACE = UUID("5f0c1b1e-5d0a-4c0b-9a63-0f4f2f6f0a51")
 _NO_MESSAGE = "an earlier step failed: requeue that one"
+_told: set[str] = set()
+"""What this process has told lately: every member of a chord names its body and all that follows."""
 
 
 def tell_upstream_failed(cause: Event, *, chain: Any, chord: Any) -> None:
     """Appends an event for each task that waits for the one that `cause` is about. `chain` and `chord` are what its
     request says: signatures of the next steps, the last one first; the signature of the chord's body."""
+    over = time.monotonic() + MAX_SECONDS
     for task_id, step in islice(_steps([*_reversed(chain), chord], set()), MAX_STEPS):
-        name = str(step.get("task") or "")
-        if conf.tracks(name):
-            journal.current().append(_event(cause, storable_id(task_id), name, step))
+        if time.monotonic() > over:
+            return
+        if task_id not in _told:
+            _tell(cause, task_id, step)
+            _remember(task_id)
 
 
-def _event(cause: Event, task_id: str, name: str, step: Mapping[str, Any]) -> Event:
-    """`delivery` names the failure and the step, so that it is the same however often the failure is told."""
-    return Event(
+def _remember(task_id: str) -> None:
+    if len(_told) >= MAX_TOLD:
+        _told.clear()
+    _told.add(task_id)
+
+
+@shielded
+def _tell(cause: Event, task_id: str, step: Mapping[str, Any]) -> None:
+    """Each by itself: one odd signature must not cost the others their word. `delivery` names the step alone, so that
+    it is one however many failures stand before it."""
+    name = str(step.get("task") or "")
+    if not conf.tracks(name):
+        return
+    event = Event(
         kind=EventKind.UPSTREAM_FAILED,
-        task_id=task_id,
+        task_id=storable_id(task_id),
         task_name=storable(name),
         at=cause.at,
-        publication=cause.publication,
-        generation=cause.generation,
-        delivery=str(uuid5(_NAMESPACE, f"{cause.publication}/{cause.generation}/{task_id}")),
+        delivery=str(uuid5(_NAMESPACE, task_id)),
         call=_call(cause, current_app, name, step),
         outcome=Outcome(exception_message=_because(cause), dead_letter=False),
     )
+    journal.current().append(event)
 
 
 def _call(cause: Event, app: Celery, name: str, step: Mapping[str, Any]) -> Call:
-    """As far as it is known: the result of the step before would be its first argument."""
+    """As far as it is known. The result of the step before would be the first argument: its place is kept, since
+    secrets are masked by the names of places."""
     options: Mapping[str, Any] = step["options"]
+    args, kwargs = step.get("args"), step.get("kwargs")
+    args = list(args) if isinstance(args, (list, tuple)) else []
     headers = {
         "parent_id": cause.task_id,
         "root_id": options.get("root_id"),
@@ -57,8 +80,8 @@ def _call(cause: Event, app: Celery, name: str, step: Mapping[str, Any]) -> Call
     }
     fields = describe(
         headers,
-        step.get("args") or (),
-        step.get("kwargs") or {},
+        args if step.get("immutable") else [RESULT_BEFORE, *args],
+        kwargs if isinstance(kwargs, Mapping) else {},
         task=task_of(app, name),
         queue=options.get("queue") or "",
         priority=options.get("priority"),

@@ -43,6 +43,7 @@ class Envelope:
     routing_key: str
     queue: str
     compression: str = ""
+    app: str = ""  # the name of the Celery app whose worker has received it, "" where only its publisher has told it
 
     def to_bytes(self) -> bytes:
         """Raises PayloadTooLarge beyond the setting's limit."""
@@ -60,7 +61,7 @@ class Envelope:
             version = named.pop("version")
             if version != VERSION:
                 raise EnvelopeError(f"expected an envelope of version {VERSION}, got {version!r}")
-            return cls(body=body, **named)
+            return cls(body=body, **{name: value for name, value in named.items() if name in _BESIDE_BODY})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EnvelopeError(f"expected an envelope, got {len(blob)} bytes that are none: {error}") from error
 
@@ -95,7 +96,7 @@ def of_publish(
     )
 
 
-def of_message(message: Message, exchange: str, routing_key: str, queue: str) -> Envelope:
+def of_message(message: Message, exchange: str, routing_key: str, queue: str, app: str = "") -> Envelope:
     """A message as a worker received it, byte for byte."""
     body: Any = message.body
     return Envelope(
@@ -108,6 +109,7 @@ def of_message(message: Message, exchange: str, routing_key: str, queue: str) ->
         routing_key=routing_key,
         queue=queue,
         compression=message.headers.get("compression") or "",
+        app=app,
     )
 
 

@@ -32,7 +32,7 @@ def stamp(headers: MutableMapping[str, Any], running: Any) -> None:
         carried |= {name: getattr(running, name) for name in CARRIED if getattr(running, name, None) is not None}
     else:
         carried[PUBLICATION] = new_publication()
-    for name in (*CARRIED, DESCRIBE):
+    for name in (*CARRIED, DESCRIBE, DELIVERY):  # Celery sends all headers of a message along with its retry
         headers.pop(name, None)
     headers.update(carried)
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -39,9 +39,11 @@ SECONDS_TO_STRIKE_AGAIN = 0.05
 
 @dataclass(slots=True)
 class Span:
-    """What this process has seen of the delivery that it executes."""
+    """What this process has seen of the delivery that it executes. `chain` are its next steps, the last one first:
+    Celery up to 5.6 takes them away one by one."""
 
     delivery: str
+    chain: tuple[Any, ...] = ()
     returned: bool = False
     raised: BaseException | None = None
     retry_refused: bool = False
@@ -70,7 +72,8 @@ def begin(task: Any) -> Span | None:
     request = task.request
     if request.called_directly or span_of(request) or not records(task.name, eager=bool(request.is_eager)):
         return None
-    _spans[request] = span = Span(getattr(request, own.DELIVERY, None) or str(uuid.uuid4()))
+    delivery = getattr(request, own.DELIVERY, None) or str(uuid.uuid4())
+    _spans[request] = span = Span(delivery, chain=tuple(request.chain or ()))
     if request.is_eager:
         tell(task, EventKind.PUBLISHED, delivery="", call=_eager_call(task))
     tell(task, EventKind.STARTED)
@@ -95,21 +98,25 @@ def end(task: Any, state: str | None, result: Any) -> None:
 
 
 def _tell_end(task: Any, span: Span, state: str | None, result: Any) -> None:
-    left = None if state == states.SUCCESS else _left_by(span, result)
+    left = _undispatched() if state == states.SUCCESS else _left_by(span, result)
     if left is None and (span.returned or state == states.SUCCESS):
         tell(task, EventKind.SUCCEEDED, outcome=_success(task, result))
     elif left is not None and (verdict := _verdict(task, span, left)) is not None:
         kind, outcome = verdict
-        _tell_downstream(task.request, tell(task, kind, outcome=outcome))
+        _tell_downstream(task.request, span, tell(task, kind, outcome=outcome))
 
 
-def _tell_downstream(request: Any, end: Event) -> None:
-    """What comes after was published already where the body has returned, and by whatever replaces this task."""
+def _tell_downstream(request: Any, span: Span, end: Event) -> None:
+    """Whatever replaces a task goes on with its chain."""
     replaced = end.outcome is not None and end.outcome.reason == QuietReason.REPLACED
-    if request.is_eager or replaced or end.kind is EventKind.RETRIED:
-        return
-    chain = None if end.kind is EventKind.UNSERIALIZABLE else request.chain
-    tell_upstream_failed(end, chain=chain, chord=request.chord)
+    if not (request.is_eager or replaced or end.kind is EventKind.RETRIED):
+        tell_upstream_failed(end, chain=_unsent(request, span), chord=request.chord)
+
+
+def _unsent(request: Any, span: Span) -> Sequence[Any]:
+    """The next steps, none where Celery has published the first of them: it does so before it stores the result."""
+    sent = {getattr(child, "id", None) for child in request.children or ()}
+    return () if any(step["options"].get("task_id") in sent for step in span.chain[-1:]) else span.chain
 
 
 def _left_by(span: Span, result: Any) -> BaseException | None:
@@ -117,6 +124,16 @@ def _left_by(span: Span, result: Any) -> BaseException | None:
     if span.raised is not None or isinstance(result, BaseException):
         return span.raised or result
     return None if span.returned else sys.exc_info()[1]
+
+
+def _undispatched() -> BaseException | None:
+    """What kept Celery from publishing the callbacks or the next step of a task that has returned; None where nothing
+    did. On its way out may also be what the result backend or the hook `on_success` has raised."""
+    error = sys.exc_info()[1]
+    called = error.__traceback__.tb_next if error is not None and error.__traceback__ is not None else None
+    if called is None or called.tb_frame.f_code.co_name in ("mark_as_done", "on_success"):
+        return None
+    return error
 
 
 def tell(task: Any, kind: EventKind, *, delivery: str | None = None, **facts: Any) -> Event:

@@ -1,6 +1,7 @@
 """A message in the worker's main process: byte for byte, and described where its publisher's word is missing."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
@@ -30,8 +31,8 @@ def received_call(request: Any) -> Call:
     envelope = envelope_of(app, message)
     fields = describe(
         request.request_dict,
-        request.args,
-        request.kwargs,
+        request.args if isinstance(request.args, (list, tuple)) else (),
+        request.kwargs if isinstance(request.kwargs, Mapping) else {},
         task=request.task,
         queue=envelope.queue,
         priority=envelope.properties.get("priority"),
@@ -51,7 +52,7 @@ def undelivered_call(app: Celery, message: Message) -> Call:
 def envelope_of(app: Celery, message: Message) -> Envelope:
     delivery: Any = message.delivery_info or {}
     exchange, routing_key = delivery.get("exchange") or "", delivery.get("routing_key") or ""
-    return of_message(message, exchange, routing_key, queue_of(app, exchange, routing_key))
+    return of_message(message, exchange, routing_key, queue_of(app, exchange, routing_key), app.main or "")
 
 
 def queue_of(app: Celery, exchange: str, routing_key: str) -> str:

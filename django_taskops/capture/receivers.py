@@ -13,12 +13,13 @@ from ..conf import conf
 from ..events import Event, EventKind, Outcome
 from . import beat, consumer, lifecycle, worker, wrapper
 from . import headers as own
-from .call import describe, instant, sender_of, task_of, with_envelope, without_envelope
+from .call import describe, instant, is_certain, sender_of, task_of, with_envelope, without_envelope
 from .envelope import of_publish
 from .frames import outcome_of
 from .message import needs_description, received_call
-from .request import event_of, install
+from .request import event_of
 from .shield import let_limit_through, shielded
+from .takeover import take_over
 from .text import storable, storable_id
 
 
@@ -55,7 +56,7 @@ def before_task_publish(
     beat.stamp(headers)
     headers[own.DESCRIBE] = True  # taken back below, where nothing is in doubt
     _publishing.set((*_publishing.get(), _Publish(headers, properties or {}, declare))[-MAX_PUBLISHING:])
-    if task_of(current_app, headers["task"]) is not None and not journal.current().deferring():
+    if is_certain(current_app, headers["task"]) and not journal.current().deferring():
         del headers[own.DESCRIBE]
 
 
@@ -85,16 +86,13 @@ def worker_init(sender: Any = None, **_kwargs: Any) -> None:
     """Before the worker builds its consumer, strategies and tracers, and before it forks."""
     worker.note_main_process()
     consumer.install(sender.app)
-    for task in list(sender.app.tasks.values()):
-        _take_over(task)
+    take_over(sender.app)
 
 
 @shielded
-def _take_over(task: Any) -> None:
-    """Each by itself: one odd task must not cost the others their history."""
-    if conf.tracks(task.name):
-        wrapper.wrap(task)
-        install(task)
+def celeryd_after_setup(instance: Any = None, **_kwargs: Any) -> None:
+    """What the project's own handlers have registered since. Before the worker forks."""
+    take_over(instance.app)
 
 
 @shielded
@@ -182,6 +180,7 @@ _RECEIVERS: dict[str, Callable[..., None]] = {
         before_task_publish,
         after_task_publish,
         worker_init,
+        celeryd_after_setup,
         beat_init,
         task_received,
         task_prerun,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from ..events import Call, Event, EventKind, Outcome
-from ..states import FINISHED, LetterStatus, TaskState
+from ..states import FINISHED, LetterStatus, QuietReason, TaskState
 from .verdict import Delivery, Epoch, begin, observe
 
 
@@ -81,6 +81,8 @@ def _known(run: Run, attempts: Mapping[str, Delivery], events: Sequence[Event]) 
     if run.shown.delivery:
         stored = attempts.get(run.shown.delivery)
         known[run.shown.delivery] = replace(run.shown, frames=stored.frames if stored else ())
+        if run.shown.never_sent:
+            known[run.shown.delivery] = replace(run.shown, publication="", generation=0)
     seen: dict[str, list[Event]] = {}
     for event in events:
         if event.delivery:
@@ -94,10 +96,18 @@ def _known(run: Run, attempts: Mapping[str, Delivery], events: Sequence[Event]) 
 
 def _choose(known: Iterable[Delivery], newest: Epoch) -> Delivery:
     """The delivery that a run shows: the first success of the newest epoch, else its newest delivery."""
-    current = [delivery for delivery in known if delivery.epoch == newest]
+    known = list(known)
+    current = [delivery for delivery in known if delivery.epoch == newest and not delivery.never_sent]
     if succeeded := [delivery for delivery in current if delivery.state == TaskState.SUCCESS]:
         return min(succeeded, key=_order)
-    return max(current, key=_order, default=Delivery(publication=newest[0], generation=newest[1]))
+    chosen = max(current, key=_order, default=Delivery(publication=newest[0], generation=newest[1]))
+    given_up = next((delivery for delivery in known if delivery.never_sent), None)
+    return replace(given_up, publication=newest[0], generation=newest[1]) if given_up and _is_idle(chosen) else chosen
+
+
+def _is_idle(chosen: Delivery) -> bool:
+    """True where nothing was ever sent, or what was sent has left its place to a canvas that has been given up."""
+    return chosen == Delivery() or chosen.reason == QuietReason.REPLACED
 
 
 def _order(delivery: Delivery) -> tuple[int, int, int, str]:
@@ -118,7 +128,10 @@ class _Description:
         self.task_name = self.task_name or event.task_name
         if event.kind is EventKind.PUBLISHED and event.retries == 0:
             self.enqueued_at = max(self.enqueued_at or event.at, event.at)
-        if event.call:
+        if event.kind is EventKind.UPSTREAM_FAILED:
+            if event.call and not self.described:
+                self.call = event.call  # until anybody who has sent it says more
+        elif event.call:
             self._describe(event, event.call)
 
     def _describe(self, event: Event, call: Call) -> None:
@@ -164,10 +177,10 @@ def _attempts(
     touched = {event.delivery for event in events if event.delivery}
     if before.delivery and not before.needs_attempt and before.delivery != shown.delivery:
         touched.add(before.delivery)  # it stood in the run's row alone
+    if shown.never_sent:
+        touched.add(shown.delivery)  # and stands there alone from now on
     to_write, obsolete = [], []
     for delivery in (known[key] for key in sorted(touched)):
-        if delivery.never_sent:
-            continue
         if delivery.needs_attempt or delivery.delivery != shown.delivery:
             to_write.append(delivery)
         elif delivery.delivery in stored:
@@ -223,7 +236,8 @@ def _settled(known: Iterable[Delivery]) -> set[Epoch]:
     """Epochs with a success, or whose newest delivery ended as the task wanted."""
     newest: dict[Epoch, Delivery] = {}
     for delivery in sorted(known, key=_order):
-        newest[delivery.epoch] = delivery
+        if not delivery.never_sent:
+            newest[delivery.epoch] = delivery
     ignored = {epoch for epoch, delivery in newest.items() if delivery.state == TaskState.IGNORED}
     return ignored | {delivery.epoch for delivery in known if delivery.state == TaskState.SUCCESS}
 

@@ -14,7 +14,7 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import Q
 
 from ..conf import conf
-from ..events import Event
+from ..events import Event, EventKind
 from ..models import OutboxEntry, OutboxKind, OutboxStatus, RunEnvelope, TaskAttempt, TaskRun
 from ..states import SETTLED
 from . import bulk, letters, rows
@@ -192,11 +192,11 @@ def _locked_runs(by_task: Mapping[str, Sequence[Event]]) -> dict[int, Run]:
 
 
 def _attempts(runs: Mapping[int, Run], events: Iterable[Event]) -> Mapping[int, Sequence[TaskAttempt]]:
-    """The stored attempts that `events` mention, and those whose end settles their epoch."""
+    """The stored attempts that `events` mention, those whose end settles their epoch, and those never sent."""
     found: dict[int, list[TaskAttempt]] = defaultdict(list)
     if runs:
         mentioned = {event.delivery for event in events if event.delivery}
-        wanted = Q(delivery__in=mentioned) | Q(state__in=SETTLED)
+        wanted = Q(delivery__in=mentioned) | Q(state__in=SETTLED) | Q(verdict=EventKind.UPSTREAM_FAILED)
         for attempt in TaskAttempt.objects.filter(wanted, run__in=runs).order_by():
             found[attempt.run_id].append(attempt)
     return found

@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from os import getpid
 from typing import Any
 
-from celery import current_app
 from django.db.models import F, Q
 from django.dispatch import Signal
 from django.utils import timezone
 
+from ..capture.call import app_of
 from ..capture.envelope import Envelope
 from ..capture.frames import message_of
 from ..capture.text import storable
@@ -133,7 +133,7 @@ def _notify_queue(payload: Mapping[str, Any]) -> None:
         "generation": letter.generation,
         "died_at": letter.died_at.isoformat(),
     }
-    publish(current_app, envelope.routed_to(payload["queue"], taskops_dead_letter=notice), declare_unknown=True)
+    publish(app_of(envelope), envelope.routed_to(payload["queue"], taskops_dead_letter=notice), declare_unknown=True)
 
 
 def _letter(payload: Mapping[str, Any]) -> DeadLetter:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from celery import current_app
 from django.db import transaction
 from django.utils import timezone
 
 from ..capture import headers as own
+from ..capture.call import app_of
 from ..capture.envelope import Envelope
 from ..capture.text import storable, storable_id
 from ..conf import conf
@@ -61,7 +61,7 @@ def requeue(
     decision = Decided(by=person(by), why=reason)
     sending = _commit_intent(dead_letter, changes, decision, force=force)
     try:
-        publish(current_app, sending.envelope)
+        publish(app_of(sending.envelope), sending.envelope)
     except Unconfirmed as error:
         raise NotRequeueable(
             "not_confirmed",

@@ -1,6 +1,7 @@
 """The envelope survives its storage, and says why when it can't be made or read."""
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -60,3 +61,10 @@ def test_another_send_starts_again_without_what_belonged_to_the_send_before() ->
 
     assert sent.headers == {"id": "1", "task": "shop.tasks.price", "retries": 0, "eta": None, "taskops_generation": 1}
     assert sent.body == envelope().body
+
+
+def test_what_a_later_release_has_added_is_passed_over() -> None:
+    line, _, body = envelope().to_bytes().partition(b"\n")
+    later = json.dumps(json.loads(line) | {"invented": 1}).encode()
+
+    assert Envelope.from_bytes(later + b"\n" + body) == envelope()

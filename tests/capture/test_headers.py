@@ -38,6 +38,14 @@ def test_a_task_that_publishes_its_own_id_goes_on_as_what_it_is() -> None:
         assert headers == {"id": "a", **counted, own.PUBLICATION: "p", own.GENERATION: 2, own.NONCE: "n"}
 
 
+def test_the_name_of_a_delivery_never_goes_on_the_wire() -> None:
+    """Celery gives a retry all the headers that its request has."""
+    headers: dict[str, Any] = {"id": "a", "retries": 1, own.DELIVERY: "that of the attempt before"}
+    own.stamp(headers, running("a", taskops_publication="p"))
+
+    assert own.DELIVERY not in headers
+
+
 def test_a_task_that_publishes_its_own_id_anew_is_a_new_publication() -> None:
     """As tasks do that poll: `self.apply_async(task_id=self.request.id, countdown=60)`."""
     headers: dict[str, Any] = {"id": "a", "retries": 0}

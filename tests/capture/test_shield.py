@@ -9,7 +9,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 from kombu.serialization import dumps as kombu_dumps
 
-from django_taskops.capture import receivers, request, shield, wrapper
+from django_taskops.capture import receivers, request, shield, takeover, wrapper
 from django_taskops.capture.progress import _report
 from tests.tasks import add
 from tests.workers import BrokerQueue
@@ -20,7 +20,7 @@ HOOKS = [
     request._tell_error,
     request._tell_failure,
     request._tell_revoked,
-    receivers._take_over,
+    takeover._take_over,
     wrapper._begin,
     _report,
 ]

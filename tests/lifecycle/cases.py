@@ -248,6 +248,15 @@ CASES: dict[str, Case] = {
     "no header `id`": Case(
         publish=lambda: send_raw("[[], {}, {}]", id=None), state="FAILURE", reason="undecodable", starts=0
     ),
+    "a header `timelimit` that is none": Case(
+        publish=lambda: send_raw("[[], {}, {}]", timelimit=["a", "b"]), state="FAILURE", reason="undecodable", starts=0
+    ),
+    "a header `stamped_headers` that is none": Case(
+        publish=lambda: send_raw("[[], {}, {}]", stamped_headers=5), state="FAILURE", reason="undecodable", starts=0
+    ),
+    "a header `task` that is no name": Case(
+        publish=lambda: send_raw("[[], {}, {}]", task={"x": 1}), state="FAILURE", reason="undecodable", starts=0
+    ),
     "no headers at all": Case(
         publish=lambda: send_raw('{"hello": "world"}', id=None, task=None),
         state="FAILURE",
@@ -277,6 +286,7 @@ STAGED: dict[str, Ending] = {
     "result backend down, child killed": Ending(state="FAILURE", reason="worker_lost"),
     "result backend down, a name that no worker knows": Ending(state="FAILURE", reason="unknown_task", starts=0),
     "delivered again while the first delivery runs": Ending(state="SUCCESS", starts=2),
+    "it returns, and what follows can't be published": Ending(state="FAILURE", reason="failed"),
     "a step before it in the chain failed": Ending(state="FAILURE", reason="upstream_failed", starts=0),
     "a member of its chord failed": Ending(state="FAILURE", reason="upstream_failed", starts=0),
     "eager, it returns": Ending(state="SUCCESS"),

@@ -181,3 +181,8 @@ def errback(*_args: Any) -> str:
 def wait_late(key: str) -> str:
     """As `wait_for`, and the broker delivers it again where its worker goes away."""
     return str(wait_for(key))
+
+
+@shared_task
+def log_in(user: object, password: str) -> str:
+    return "in"

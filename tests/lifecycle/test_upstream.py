@@ -76,7 +76,8 @@ def test_a_step_that_heals_goes_on_to_what_was_given_up(worker: Worker) -> None:
     requeue(run_of(last.parent.id).dead_letters.get())
 
     eventually(lambda: run_of(last.id).state == "SUCCESS")
-    assert not run_of(last.id).attempts.exists()
+    assert [attempt.reason for attempt in run_of(last.id).attempts.all()] == ["upstream_failed"]
+    assert run_of(last.id).starts() == 1
 
 
 def _ids(last: Any) -> list[str]:
@@ -86,3 +87,33 @@ def _ids(last: Any) -> list[str]:
         ids.append(last.id)
         last = last.parent
     return ids[::-1]
+
+
+def test_secrets_in_the_arguments_of_what_never_ran_are_masked(worker: Worker) -> None:
+    """The result of the step before, which never came, would be the first argument."""
+    last = chain(tasks.fail.si(), more.log_in.s("hunter2")).delay()
+    body = chord([tasks.fail.s()], more.log_in.s("hunter2")).delay()
+
+    for result in (last, body):
+        eventually(partial(found, result, CHAIN))
+        assert run_of(result).args == ["<the result before>", "[redacted]"]
+
+
+def test_a_result_that_the_next_step_can_not_be_given_ends_the_chain(worker: Worker) -> None:
+    taken = chain(tasks.return_unserializable.s(), tasks.succeed.s(), tasks.succeed.si("last")).delay()
+    not_asked_for = chain(tasks.return_unserializable.s(), tasks.succeed.si("runs")).delay()
+
+    eventually(partial(found, taken, CHAIN))
+    eventually(lambda: run_of(not_asked_for).state == "SUCCESS")
+    assert not run_of(not_asked_for).attempts.exists()
+
+
+def test_a_step_that_can_not_be_sent_on_ends_the_chain_and_is_a_failure(worker: Worker) -> None:
+    """Celery sends the next step itself, when the body has returned: here with arguments that do not fit."""
+    last: Any = chain(tasks.succeed.s(), more.two_arguments.s(), tasks.succeed.si("last")).delay()
+    linked = tasks.succeed.apply_async(link=more.two_arguments.s())
+
+    eventually(partial(found, last, CHAIN))
+    eventually(partial(found, last.parent, CHAIN))
+    for result in (last.parent.parent, linked):
+        eventually(partial(found, result, "it returns, and what follows can't be published"))

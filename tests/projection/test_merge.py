@@ -27,7 +27,9 @@ class Rows:
     def apply(self, batch: Sequence[Event]) -> Merged:
         mentioned = {event.delivery for event in batch}
         loaded = {
-            key: delivery for key, delivery in self.attempts.items() if key in mentioned or delivery.state in SETTLED
+            key: delivery
+            for key, delivery in self.attempts.items()
+            if key in mentioned or delivery.state in SETTLED or delivery.never_sent
         }
         merged = merge(self.run, loaded, list(self.letters.values()), batch)
         self.run = replace(merged.run, newly_described=False)
@@ -298,25 +300,41 @@ def test_a_finished_run_holds_no_envelope() -> None:
     }
 
 
-def never_sent(publication: str = "0001", generation: int = 0) -> Event:
-    delivery = f"after-{publication}-{generation}"
-    return event(EventKind.UPSTREAM_FAILED, 3, delivery=delivery, publication=publication, generation=generation)
+def never_sent(second: int = 3) -> Event:
+    return event(EventKind.UPSTREAM_FAILED, second, delivery="n", position=second + 1, call=Call(queue="given up"))
 
 
 def test_what_will_never_run_says_so_without_an_attempt_or_a_letter() -> None:
-    rows = rows_after([never_sent(), never_sent(generation=1), never_sent()])
+    rows = rows_after([never_sent(), never_sent(9), never_sent()])
 
     assert (rows.run.shown.state, rows.run.shown.reason) == (TaskState.FAILURE, "upstream_failed")
-    assert (rows.attempts, rows.letters) == ({}, {})
+    assert (rows.attempts, rows.letters, rows.run.call.queue) == ({}, {}, "given up")
 
 
-def test_what_runs_after_all_shows_that_in_any_order_of_events() -> None:
-    """The step before it was requeued: its publish is a newer one."""
-    later = {"publication": "0002", "delivery": "d1"}
-    published = event(EventKind.PUBLISHED, 5, publication="0002")
-    history = [never_sent(), published, event(EventKind.STARTED, 6, **later), event(EventKind.SUCCEEDED, 7, **later)]
+@pytest.mark.parametrize("publication", ["", "0002"])
+def test_what_is_sent_after_all_shows_that_in_any_order_of_events(publication: str) -> None:
+    """The step before it was requeued; whatever the clocks say, and also where its publisher has not this app."""
+    its: dict[str, object] = {"publication": publication, "delivery": "d1"}
+    told = event(EventKind.RECEIVED, 5, call=Call(queue="sent", envelope=b"whole"), **its)
+    history = [never_sent(), told, event(EventKind.STARTED, 6, **its), event(EventKind.FAILED, 7, **its)]
 
-    for told in permutations(history):
-        rows = rows_after(list(told))
-        assert (rows.run.shown.state, rows.attempts, rows.letters) == (TaskState.SUCCESS, {}, {})
-    assert rows_after([never_sent(), published]).run.shown.state == TaskState.PENDING
+    found = []
+    for order in permutations(history):
+        rows = rows_after(list(order))
+        found.append((rows.run.shown.delivery, rows.run.call.queue, rows.run.call.envelope, set(rows.attempts)))
+    assert all(each == ("d1", "sent", b"whole", {"d1", "n"}) for each in found)
+
+
+def test_a_publish_alone_outweighs_it() -> None:
+    for order in permutations([never_sent(), event(EventKind.PUBLISHED, 5, publication="0002")]):
+        assert rows_after(list(order)).run.shown.state == TaskState.PENDING
+
+
+def test_a_task_that_was_replaced_by_a_canvas_shows_that_this_has_been_given_up() -> None:
+    """`self.replace(chain(...))`: the last step has the id of the task."""
+    its: dict[str, object] = {"publication": "0001", "delivery": "d1"}
+    replaced = event(EventKind.IGNORED, 4, outcome=Outcome(reason="replaced"), **its)
+
+    for order in permutations([event(EventKind.STARTED, 1, **its), replaced, never_sent()]):
+        rows = rows_after(list(order))
+        assert (rows.run.shown.reason, set(rows.attempts)) == ("upstream_failed", {"d1"})
