@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery import _state
+from celery import _state, states
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
 
@@ -49,6 +49,8 @@ class TaskOpsRequest:
                 _tell_error(self, EventKind.TIMED_OUT, TimeLimitExceeded(timeout))
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(exc_info.exception, WorkerLostError) and not hasattr(super(), "_success_was_stored"):
+            _look_for_success(self)
         try:
             return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
         finally:
@@ -91,6 +93,16 @@ class TaskOpsRequest:
         finally:
             if not put_back:
                 _tell_end(self, EventKind.CANCELLED, Outcome(**routing(self.task)))  # type: ignore[attr-defined]
+
+
+@shielded
+def _look_for_success(request: Any) -> None:
+    """What Celery 5.7 asks by itself: a child may die when its task has succeeded, and nobody has told it yet."""
+    backend = request.task.backend
+    if not request.ignore_result and backend.as_uri() != "rpc://":  # looking there would declare a queue
+        request.taskops_succeeded = backend.get_state(request.id) == states.SUCCESS
+    if request.taskops_succeeded:
+        _tell(request, EventKind.SUCCEEDED, Outcome())
 
 
 @contextmanager

@@ -131,6 +131,7 @@ def log_in(browser: Chrome, live_server: LiveServer) -> None:
     browser.find_element(By.NAME, "username").send_keys("li")
     browser.find_element(By.NAME, "password").send_keys("shop")
     browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
+    eventually(lambda: browser.find_elements(By.ID, "user-tools"), message="the admin to open")
 
 
 def _complaints(browser: Chrome) -> list[str]:

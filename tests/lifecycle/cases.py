@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
 
+import celery
 from celery import current_app
 
 from django_taskops.models import TaskRun
@@ -38,12 +39,16 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case(Ending):
-    """`then` is done to what was published, once everything is."""
+    """`then` is done to what was published, once everything is. `since` is the Celery that ends it like this."""
 
     publish: Callable[[], Published]
     pools: tuple[str, ...] = POOLS
     brokers: tuple[str, ...] = BROKERS
     then: Callable[[Any], object] | None = None
+    since: tuple[int, int] = (5, 4)
+
+    def is_seen(self, pool: str, broker: str) -> bool:
+        return pool in self.pools and broker in self.brokers and celery.VERSION[:2] >= self.since
 
 
 def key() -> str:
@@ -176,7 +181,7 @@ CASES: dict[str, Case] = {
     "soft time limit, caught": Case(publish=tasks.soft_limit_caught.delay, state="SUCCESS", pools=CHILD),
     "hard time limit": Case(publish=tasks.hard_limit.delay, state="FAILURE", reason="time_limit", pools=CHILD),
     "hard time limit, message put back": Case(
-        publish=lambda: more.hard_limit_put_back.delay(key()), state="SUCCESS", starts=2, pools=CHILD
+        publish=lambda: more.hard_limit_put_back.delay(key()), state="SUCCESS", starts=2, pools=CHILD, since=(5, 5)
     ),
     "child killed": Case(publish=tasks.kill_self.delay, state="FAILURE", reason="worker_lost", pools=CHILD),
     "child killed, message put back": Case(

@@ -144,20 +144,22 @@ def hard_limit_put_back(key: str) -> str:
 # Hooks
 
 
-class BrokenHooks(Task):  # type: ignore[type-arg]
+class BrokenOnFailure(Task):  # type: ignore[type-arg]
     def on_failure(self, *_args: Any, **_kwargs: Any) -> None:
         raise RuntimeError("on_failure is broken")
 
+
+class BrokenOnSuccess(Task):  # type: ignore[type-arg]
     def on_success(self, *_args: Any, **_kwargs: Any) -> None:
         raise RuntimeError("on_success is broken")
 
 
-@shared_task(base=BrokenHooks)
+@shared_task(base=BrokenOnFailure)
 def fail_with_a_broken_hook() -> NoReturn:
     raise Declined("the task's own")
 
 
-@shared_task(base=BrokenHooks)
+@shared_task(base=BrokenOnSuccess)
 def succeed_with_a_broken_hook() -> str:
     return "done"
 
