@@ -18,8 +18,8 @@ demo: $(VENV)/demo.stamp ## run the example shop's day, then serve its admin unt
 demo-check: $(VENV)/demo.stamp ## the same without serving: exits 0 when every task is accounted for
 	$(BIN)/python -m example_site.demo --check
 
-test: $(VENV)/test.stamp ## the whole suite, with a Redis and a PostgreSQL of its own; ARGS="-k name" narrows it
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/test.stamp ## the whole suite, two processes with servers of their own; ARGS="-k name" narrows it
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 matrix: $(VENV)/matrix.stamp ## most tests with other versions of Celery, Django and Python, as far as they are here; ARGS="-e celery54" narrows
 	$(BIN)/tox run $(ARGS)

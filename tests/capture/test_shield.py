@@ -52,7 +52,8 @@ def test_a_publish_succeeds_while_our_journal_is_broken(
 
     assert queue.task_ids() == [result.id for result in results]
     told = [record.args for record in caplog.records if record.name == "django_taskops"]
-    assert told == [("before_task_publish",), ("after_task_publish",)]  # once a minute each
+    assert told.count(("after_task_publish",)) == 1  # once a minute
+    assert told.count(("before_task_publish",)) <= 1  # it asks the journal only where it knows who publishes
 
 
 def test_it_is_logged_again_a_minute_later(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
