@@ -49,8 +49,8 @@ class TaskOpsRequest:
                 _tell_error(self, EventKind.TIMED_OUT, TimeLimitExceeded(timeout))
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(exc_info.exception, WorkerLostError) and not hasattr(super(), "_success_was_stored"):
-            _look_for_success(self)
+        if not hasattr(super(), "_success_was_stored"):
+            _look_for_success(self, exc_info)
         try:
             return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
         finally:
@@ -96,8 +96,10 @@ class TaskOpsRequest:
 
 
 @shielded
-def _look_for_success(request: Any) -> None:
+def _look_for_success(request: Any, exc_info: Any) -> None:
     """What Celery 5.7 asks by itself: a child may die when its task has succeeded, and nobody has told it yet."""
+    if not isinstance(_error_of(exc_info), WorkerLostError):
+        return
     backend = request.task.backend
     if not request.ignore_result and backend.as_uri() != "rpc://":  # looking there would declare a queue
         request.taskops_succeeded = backend.get_state(request.id) == states.SUCCESS
@@ -121,8 +123,7 @@ def _running(request: Any) -> Iterator[None]:
 
 @shielded
 def _tell_failure(request: Any, exc_info: Any) -> None:
-    error = exc_info.exception
-    error = getattr(error, "exc", error) if type(error).__name__ == "ExceptionWithTraceback" else error
+    error = _error_of(exc_info)
     if isinstance(error, (Ignore, Reject, Retry)) or type(error).__name__ == "Terminated":
         return
     if isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt, GeneratorExit)):
@@ -131,6 +132,12 @@ def _tell_failure(request: Any, exc_info: Any) -> None:
         _tell_error(request, EventKind.TIMED_OUT, error)
     else:
         _tell_error(request, EventKind.BROKE, error)
+
+
+def _error_of(exc_info: Any) -> Any:
+    """billiard wraps what comes from a child."""
+    error = exc_info.exception
+    return getattr(error, "exc", error) if type(error).__name__ == "ExceptionWithTraceback" else error
 
 
 @shielded

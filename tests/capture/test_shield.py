@@ -16,6 +16,7 @@ from tests.workers import BrokerQueue
 
 HOOKS = [
     *(hook for name, hook in receivers._RECEIVERS.items() if "publish" not in name),
+    request._look_for_success,
     request._tell,
     request._tell_error,
     request._tell_failure,
