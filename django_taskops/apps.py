@@ -34,13 +34,18 @@ def _serve_in_workers() -> None:
     from celery import signals
 
     from . import journal
+    from .capture import pulse
     from .recovery import housekeeper, keeper
+
+    atexit.register(pulse.stop)  # after what else is registered: exits are handled last in, first out
 
     for signal, name, serve in (
         (signals.worker_init, "expect_collector", journal.expect_collector),
+        (signals.worker_ready, "pulse.start", pulse.start),
         (signals.worker_ready, "keeper.start", keeper.start),
         (signals.worker_ready, "housekeeper.start", housekeeper.start),
         (signals.worker_process_shutdown, "flush", journal.flush),
+        (signals.worker_shutdown, "pulse.stop", pulse.stop),
         (signals.worker_shutdown, "keeper.stop", keeper.stop),
         (signals.worker_shutdown, "housekeeper.stop", housekeeper.stop),
     ):

@@ -100,6 +100,13 @@ SETTINGS: Mapping[str, Setting] = {
     "PAYLOAD_MAX_BYTES": Setting(256 * KIB, "a number of bytes above 0", _is_int),
     "RESULT_MAX_BYTES": Setting(1 * KIB, "a number of bytes above 0", _is_int),
     "REDACT": Setting(DEFAULT_REDACT, "a list of parts of argument names", _is_texts),
+    "RETENTION": Setting(
+        {"success": 7, "failure": 90, "dead_letter": None},
+        "days above 0 or None for 'success', 'failure', 'dead_letter'",
+        _is_retention,
+    ),
+    "UNDELIVERED_AFTER": Setting(3600, "a number of seconds above 0", _is_int),
+    "WORKER_TIMEOUT": Setting(60, "a number of seconds above 0", _is_int),
     "STATUS_PERMISSION": Setting(None, "a dotted path or None", _is_text_or_none),
     "VERSION": Setting(None, "a text or None", _is_text_or_none),
 }
@@ -109,13 +116,6 @@ ANNOUNCED: Mapping[str, Setting] = {
     "KEEP_SUCCESS": Setting(1.0, "a number from 0 to 1", _is_share),
     "PAYLOAD_KEYS": Setting((), "a list of Fernet keys", _is_texts),
     "OWN_CODE": Setting(None, "a list of packages or None", lambda value: value is None or _is_texts(value)),
-    "RETENTION": Setting(
-        {"success": 7, "failure": 90, "dead_letter": None},
-        "days above 0 or None for 'success', 'failure', 'dead_letter'",
-        _is_retention,
-    ),
-    "UNDELIVERED_AFTER": Setting(3600, "a number of seconds above 0", _is_int),
-    "WORKER_TIMEOUT": Setting(60, "a number of seconds above 0", _is_int),
 }
 
 
@@ -161,6 +161,9 @@ class Conf:
     PAYLOAD_MAX_BYTES: int
     RESULT_MAX_BYTES: int
     REDACT: Sequence[str]
+    RETENTION: Mapping[str, int | None]
+    UNDELIVERED_AFTER: int
+    WORKER_TIMEOUT: int
     STATUS_PERMISSION: str | None
     VERSION: str | None
 
@@ -177,6 +180,11 @@ class Conf:
     def tracks(self, task_name: str) -> bool:
         """True where runs of this task are recorded: a pattern of TRACK matches and none of IGNORE."""
         return _matches(task_name, tuple(self.TRACK)) and not _matches(task_name, tuple(self.IGNORE))
+
+    def retention(self) -> Mapping[str, int | None]:
+        """Days by outcome ("success", "failure", "dead_letter"), None for ever; what the project does not name has its
+        default."""
+        return {**SETTINGS["RETENTION"].default, **self.RETENTION}
 
     def version(self) -> str:
         """The deployed version, "" where none is known."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 JSON = Mapping[str, Any] | Sequence[Any] | str | int | float | bool | None
 
@@ -17,6 +17,9 @@ class EventKind(StrEnum):
     PROGRESS = "progress"
     RECEIVED = "received"
     STARTED = "started"
+    ABANDONED = "abandoned"  # its worker is gone, and the broker, which still has the message, delivers it again
+    END_LOST = "end_lost"  # its worker lives and does not run it any more, and nobody has told how it ended
+    UNDELIVERED = "undelivered"  # of a send that no worker has received, and that the broker does not have
     BROKE = "broke"  # the worker's main process or Celery itself reports an error that the body did not raise
     WORKER_LOST = "worker_lost"
     FAILED = "failed"
@@ -106,3 +109,56 @@ class Event:
     executor: Executor | None = None
     outcome: Outcome | None = None
     progress: Mapping[str, Any] | None = None
+
+    @property
+    def subject(self) -> str:
+        """What it is about, for logs."""
+        return self.task_id
+
+
+class Held(NamedTuple):
+    """A delivery in a worker's hands."""
+
+    delivery: str
+    task_id: str
+    task_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a worker's main process says of itself, every `seconds`, from its boot until its end.
+
+    `number` counts from 1. `tasks` are the names it has registered, None where it has said them before. `running` and
+    `reserved` name at most `MAX_HELD` deliveries together, of `held`. `lag_seconds` is for how long the oldest event
+    has waited in the spool of its host. `at` and `started_at` are its host's clock.
+    """
+
+    kind: ClassVar[str] = "beat"
+
+    boot_id: str
+    number: int
+    at: datetime
+    started_at: datetime
+    seconds: float
+    worker: str = ""
+    host: str = ""
+    pid: int | None = None
+    pool: str = ""
+    concurrency: int | None = None
+    version: str = ""
+    queues: tuple[str, ...] = ()
+    tasks: tuple[str, ...] | None = None
+    running: tuple[Held, ...] = ()
+    reserved: tuple[Held, ...] = ()
+    held: int = 0
+    lag_seconds: float = 0.0
+    stopped: bool = False
+
+    @property
+    def subject(self) -> str:
+        """What it is about, for logs."""
+        return self.worker
+
+
+Record: TypeAlias = Event | Beat
+"""What a journal keeps."""

@@ -50,6 +50,7 @@ class QuietReason(TextChoices):
     REPLACED = "replaced", _("Replaced by another task")
     REVOKED = "revoked", _("Revoked by somebody")
     UPSTREAM_FAILED = "upstream_failed", _("An earlier step failed")
+    DUPLICATE = "duplicate", _("Delivered again after it was put back")
 
 
 REASON_CHOICES = [*DeadLetterReason.choices, *QuietReason.choices]

@@ -4,14 +4,14 @@
 from typing import Any, NoReturn
 
 from django_taskops import journal
-from django_taskops.events import Event
+from django_taskops.events import Record
 
 
 class BrokenJournal:
-    def append(self, event: Event) -> None:
+    def append(self, event: Record) -> None:
         _raise()
 
-    def append_later(self, event: Event) -> None:
+    def append_later(self, event: Record) -> None:
         _raise()
 
     def deferring(self) -> bool:

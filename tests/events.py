@@ -5,6 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 from django_taskops.events import Call, Event, EventKind, Executor, Outcome
+from django_taskops.journal.codec import decode
 from django_taskops.states import DeadLetterReason
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -72,3 +73,10 @@ class Story:
             "delivery": self.delivery,
         }
         return Event(**shared | facts)
+
+
+def read_event(data: bytes, position: int = 0) -> Event:
+    """What `decode` makes of it, which has to be an event and no beat."""
+    record = decode(data, position)
+    assert isinstance(record, Event)
+    return record

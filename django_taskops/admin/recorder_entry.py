@@ -7,6 +7,7 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
+from ..events import Beat
 from ..journal.codec import UnreadableEvent, decode
 from ..models import QuarantinedEntry, TaskRun
 from . import display, payload
@@ -58,7 +59,8 @@ def _read(data: bytes) -> tuple[str, str]:
         event = decode(data)
     except UnreadableEvent:
         return "", ""
-    return str(event.task_name), str(KINDS[event.kind])
+    name = event.worker if isinstance(event, Beat) else event.task_name
+    return name, str(KINDS[event.kind])
 
 
 def _run(request: HttpRequest, row: QuarantinedEntry, site: str) -> SafeString | str:

@@ -12,6 +12,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from ..events import Beat
 from ..journal.base import Backlog, Entry
 from ..journal.codec import UnreadableEvent, decode
 from ..models import Recorder
@@ -46,9 +47,10 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """`event` is None for an entry that is no event of this release."""
+    """`name` and `identifier` are the task's, or the worker's; both None for an entry that this release can't read."""
 
-    event: Any
+    name: str | None
+    identifier: str | None
     badge: SafeString | str
     at: SafeString | str
 
@@ -146,11 +148,15 @@ def _number(count: int) -> str:
 
 def _waiting(entry: Entry) -> Waiting:
     try:
-        event = decode(entry.data)
-        at = display.moment(event.at)
+        record = decode(entry.data)
+        at = display.moment(record.at)
     except (UnreadableEvent, OverflowError):  # an instant may be too old for the time zone
-        return Waiting(event=None, badge=display.tone("bad", _("unreadable")), at="")
-    return Waiting(event=event, badge=display.tone(TONES.get(event.kind, "bad"), KINDS[event.kind]), at=at)
+        return Waiting(name=None, identifier=None, badge=display.tone("bad", _("unreadable")), at="")
+    badge = display.tone(TONES.get(record.kind, "bad"), KINDS[record.kind])
+    name, identifier = (
+        (record.worker, record.boot_id) if isinstance(record, Beat) else (record.task_name, record.task_id)
+    )
+    return Waiting(name=name, identifier=identifier, badge=badge, at=at)
 
 
 def _drain(row: Recorder) -> Drain:

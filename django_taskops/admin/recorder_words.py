@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from django.utils.translation import pgettext_lazy
 
-from ..events import EventKind
+from ..events import Beat, EventKind
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
@@ -15,6 +15,9 @@ KINDS: Mapping[str, "StrOrPromise"] = {
     EventKind.PROGRESS: pgettext_lazy("event", "progress"),
     EventKind.RECEIVED: pgettext_lazy("event", "received"),
     EventKind.STARTED: pgettext_lazy("event", "started"),
+    EventKind.ABANDONED: pgettext_lazy("event", "left by its worker"),
+    EventKind.END_LOST: pgettext_lazy("event", "end not reported"),
+    EventKind.UNDELIVERED: pgettext_lazy("event", "never received"),
     EventKind.BROKE: pgettext_lazy("event", "broke outside its body"),
     EventKind.WORKER_LOST: pgettext_lazy("event", "worker lost"),
     EventKind.FAILED: pgettext_lazy("event", "failed"),
@@ -29,6 +32,7 @@ KINDS: Mapping[str, "StrOrPromise"] = {
     EventKind.UNKNOWN_TASK: pgettext_lazy("event", "task not registered"),
     EventKind.UNDECODABLE: pgettext_lazy("event", "message not decodable"),
     EventKind.UPSTREAM_FAILED: pgettext_lazy("event", "will never run"),
+    Beat.kind: pgettext_lazy("event", "sign of life of a worker"),
 }
 
 TONES: Mapping[str, str] = {
@@ -41,5 +45,7 @@ TONES: Mapping[str, str] = {
     EventKind.IGNORED: "quiet",
     EventKind.REVOKED: "quiet",
     EventKind.UPSTREAM_FAILED: "quiet",
+    EventKind.ABANDONED: "warning",
+    Beat.kind: "quiet",
 }
 """What is not listed is bad."""

@@ -1,10 +1,12 @@
 """Keeps events safe until they are applied. One journal serves the whole process, the one that `JOURNAL` names."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from .base import Journal, Source
+from .spool_backlog import oldest_in
 
 
 class Choice(Protocol):
@@ -64,6 +66,13 @@ def sources(*, adopt: bool = False) -> Sequence[Source]:
 def spool_path() -> Path:
     """Raises OSError for one that can't be trusted."""
     return _choice().spool_path()
+
+
+def spool_lag() -> float:
+    """For how many seconds the oldest event has waited in the spool of this host; 0 where none waits. Raises OSError
+    for a spool that can't be read."""
+    oldest = None if kind() == "direct" else oldest_in(spool_path())
+    return 0.0 if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
 
 
 def expect_collector(**_signal: object) -> None:

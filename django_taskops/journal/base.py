@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from ..events import Event
+from ..events import Record
 
 BATCH_BYTES = 1024 * 1024  # of entries, in one read; the last may go beyond. The drain keeps the memory of a batch
 
@@ -13,10 +13,10 @@ BATCH_BYTES = 1024 * 1024  # of entries, in one read; the last may go beyond. Th
 class Journal(Protocol):
     """Where capture puts events. Safe to use from any thread and process."""
 
-    def append(self, event: Event) -> None:
+    def append(self, event: Record) -> None:
         """Keeps `event`. May raise: the caller protects the user's task."""
 
-    def append_later(self, event: Event) -> None:
+    def append_later(self, event: Record) -> None:
         """Keeps an event of a moment ago, whoever calls now: not in the caller's transaction, nor on its time."""
 
     def deferring(self) -> bool:

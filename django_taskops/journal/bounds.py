@@ -1,9 +1,11 @@
 """What a full journal drops first, and what it keeps to the last."""
 
-from ..events import Event, EventKind
+from ..events import EventKind, Record
 
 ENDINGS = frozenset(
     (
+        EventKind.END_LOST,
+        EventKind.UNDELIVERED,
         EventKind.BROKE,
         EventKind.WORKER_LOST,
         EventKind.FAILED,
@@ -18,6 +20,6 @@ ENDINGS = frozenset(
 )
 
 
-def is_bad_ending(event: Event) -> bool:
+def is_bad_ending(record: Record) -> bool:
     """True for what somebody may have to act on: never dropped for want of room while there is any other way."""
-    return event.kind in ENDINGS
+    return record.kind in ENDINGS

@@ -1,4 +1,4 @@
-"""Events as bytes: one line of JSON, and after it the envelope as it is.
+"""Events and beats as bytes: one line of JSON, and after it the envelope as it is.
 
 What equals its default is left out. Keys that this release does not know are passed over, those that are missing have
 their default: a journal may hold events of the release before and of the next one.
@@ -10,18 +10,22 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from ..events import Call, Event, EventKind, Executor, Outcome
+from ..events import Beat, Call, Event, EventKind, Executor, Held, Outcome, Record
 from ..exceptions import TaskOpsError
 
 VERSION = 1
 
 
 class UnreadableEvent(TaskOpsError, ValueError):
-    """The bytes are no event of this release."""
+    """The bytes are neither an event nor a beat of this release."""
 
 
-def encode(event: Event) -> bytes:
+def encode(record: Record) -> bytes:
     """Raises TypeError or ValueError for what JSON can't hold; capture makes no such events."""
+    return _encode_beat(record) if isinstance(record, Beat) else _encode_event(record)
+
+
+def _encode_event(event: Event) -> bytes:
     call = event.call
     line = _given(event, _EVENT) | {"version": VERSION, "at": event.at.isoformat()}
     for name, known in _PARTS.items():
@@ -31,37 +35,68 @@ def encode(event: Event) -> bytes:
     return text if call is None or call.envelope is None else b"%b\n%b" % (text, call.envelope)
 
 
-def decode(data: bytes, position: int = 0) -> Event:
-    """The event, at `position` of its journal. Raises UnreadableEvent."""
+def _encode_beat(beat: Beat) -> bytes:
+    line = _given(beat, _BEAT) | {"format": VERSION, "kind": beat.kind}
+    return _dumps(line).encode("ascii")
+
+
+def decode(data: bytes, position: int = 0) -> Record:
+    """The event, at `position` of its journal, or the beat. Raises UnreadableEvent."""
     line, separator, envelope = data.partition(b"\n")
     try:
         given = json.loads(line.decode("ascii"))
-        given.pop("version", None)  # it says what is there; what is there says it as well
-        given["position"] = position
-        given["kind"] = EventKind(given["kind"])
-        given["at"] = _instant(given["at"])
+        if given["kind"] == Beat.kind:
+            return _beat(given)
         if separator:
             given["call"]["envelope"] = envelope
-        for name, maker in _MAKERS.items():
-            if (part := given.get(name)) is not None:
-                given[name] = maker(**_part(part, _NAMES[name]))
-        event = Event(**_known_only(given, _EVENT_NAMES))
-        _check(event)
+        return _event(given, position)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableEvent(f"expected an event, got {data[:80]!r}: {error!r}") from error
+
+
+def _event(given: dict[str, Any], position: int) -> Event:
+    given.pop("version", None)  # it says what is there; what is there says it as well
+    given["position"] = position
+    given["kind"] = EventKind(given["kind"])
+    given["at"] = _instant(given["at"])
+    for name, maker in _MAKERS.items():
+        if (part := given.get(name)) is not None:
+            given[name] = maker(**_part(part, _NAMES[name]))
+    event = Event(**_known_only(given, _EVENT_NAMES))
+    _check(event)
     return event
+
+
+def _beat(given: dict[str, Any]) -> Beat:
+    """Raises ValueError for what no row could hold."""
+    for name in ("at", "started_at"):
+        given[name] = _instant(given[name])
+    for name in ("queues", "tasks"):
+        if given.get(name) is not None:
+            given[name] = tuple(map(str, given[name]))
+    for name in ("running", "reserved"):
+        given[name] = tuple(Held(*map(str, held[:3])) for held in given.get(name, ()))
+    beat = Beat(**_known_only(given, _BEAT_NAMES))
+    for name, length in (("boot_id", 36), ("worker", 255), ("host", 255), ("pool", 64), ("version", 100)):
+        _check_text(name, getattr(beat, name), length)
+    if not beat.boot_id or beat.number.__class__ is not int or beat.seconds <= 0:
+        raise ValueError(f"expected a boot id, a number and seconds, got {beat.boot_id!r}, {beat.number!r}")
+    return beat
 
 
 def _check(event: Event) -> None:
     """What tells events apart, since not every database refuses what can't be."""
     for name, length in _LENGTHS:
-        text = getattr(event, name)
-        if len(text) > length or "\x00" in text:
-            raise ValueError(f"{name}: expected at most {length} characters and no NUL, got {text[:80]!r}")
+        _check_text(name, getattr(event, name), length)
     for name, limit in _LIMITS:
         number = getattr(event, name)
         if not (number.__class__ is int and 0 <= number < limit):
             raise ValueError(f"{name}: expected a number from 0 to {limit - 1}, got {number!r}")
+
+
+def _check_text(name: str, text: str, length: int) -> None:
+    if len(text) > length or "\x00" in text:
+        raise ValueError(f"{name}: expected at most {length} characters and no NUL, got {text[:80]!r}")
 
 
 _LENGTHS = (("task_id", 255), ("task_name", 255), ("publication", 32), ("delivery", 36))
@@ -106,5 +141,7 @@ _MAKERS: Mapping[str, type[Any]] = {"call": Call, "executor": Executor, "outcome
 _PARTS = {"call": _known(Call, "envelope"), "executor": _known(Executor), "outcome": _known(Outcome)}
 _NAMES = {name: frozenset(field.name for field in fields(maker)) for name, maker in _MAKERS.items()}
 _EVENT = _known(Event, "at", "position", *_PARTS)
+_BEAT = _known(Beat)
+_BEAT_NAMES = frozenset(field.name for field in fields(Beat))
 _EVENT_NAMES = frozenset(field.name for field in fields(Event))
 _dumps = json.JSONEncoder(separators=(",", ":"), default=datetime.isoformat).encode

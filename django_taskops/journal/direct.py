@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ..events import Event, EventKind
+from ..events import EventKind, Record
 from .postponed import Postponed
 
 SECONDS_AT_EXIT = 2.0
@@ -20,8 +20,8 @@ logger = logging.getLogger("django_taskops")
 class Writer(Protocol):
     """What the direct journal is handed when the app starts, so that it need not know the ORM."""
 
-    def apply_impatiently(self, events: Sequence[Event]) -> None: ...
-    def apply_afresh(self, events: Sequence[Event]) -> None: ...
+    def apply_impatiently(self, events: Sequence[Record]) -> None: ...
+    def apply_afresh(self, events: Sequence[Record]) -> None: ...
     def on_commit(self, function: Callable[[], None]) -> None: ...
     def in_transaction(self) -> bool: ...
     def can_wait_for_commit(self, *, publish: bool) -> bool: ...
@@ -45,7 +45,7 @@ class DirectJournal:
         self._logged = -SECONDS_BETWEEN_LOGS
         self.postponed = Postponed(self._apply_in_thread)
 
-    def append(self, event: Event) -> None:
+    def append(self, event: Record) -> None:
         if _in_event_loop():
             self.postponed.put(event)
         elif not self._writer.in_transaction():
@@ -55,7 +55,7 @@ class DirectJournal:
         else:
             self.postponed.put(event)
 
-    def append_later(self, event: Event) -> None:
+    def append_later(self, event: Record) -> None:
         self.postponed.put(event)
 
     def deferring(self) -> bool:
@@ -68,7 +68,7 @@ class DirectJournal:
     def claim(self, key: str, holder: str) -> str:
         return self._writer.claim(key, holder)
 
-    def _apply(self, event: Event) -> None:
+    def _apply(self, event: Record) -> None:
         """Pauses after a failure, ten times as long as that took: no task waits twice for the same outage."""
         started = time.monotonic()
         if started < self._paused_until:
@@ -85,12 +85,12 @@ class DirectJournal:
                 raise
             self._log(event, error)
 
-    def _log(self, event: Event, error: Exception) -> None:
+    def _log(self, event: Record, error: Exception) -> None:
         if time.monotonic() - self._logged >= SECONDS_BETWEEN_LOGS:
             self._logged = time.monotonic()
-            logger.warning("django-taskops: %s of %s is postponed: %r", event.kind, event.task_id, error)
+            logger.warning("django-taskops: %s of %s is postponed: %r", event.kind, event.subject, error)
 
-    def _apply_in_thread(self, event: Event) -> None:
+    def _apply_in_thread(self, event: Record) -> None:
         try:
             self._writer.apply_afresh([event])
         finally:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..events import Event
+from ..events import Record
 
 MAX_EVENTS = 1000
 KEPT_SECONDS = 60.0
@@ -19,7 +19,7 @@ logger = logging.getLogger("django_taskops")
 
 
 class _Waiting(NamedTuple):
-    event: Event
+    event: Record
     until: float
 
 
@@ -30,12 +30,12 @@ class Postponed:
     _lock: threading.Lock
     _thread: threading.Thread | None
 
-    def __init__(self, apply: Callable[[Event], None]) -> None:
+    def __init__(self, apply: Callable[[Record], None]) -> None:
         self._apply = apply
         self._forget()
         os.register_at_fork(after_in_child=self._forget)
 
-    def put(self, event: Event) -> None:
+    def put(self, event: Record) -> None:
         """Never blocks. What waits beyond 1,000 events or a minute is dropped, and the log says so."""
         with self._lock:
             if len(self._waiting) == MAX_EVENTS:
@@ -78,7 +78,7 @@ class Postponed:
                     wait = min(2 * wait, LONGEST_WAIT_SECONDS)
                     continue
                 event = first.event
-                logger.error("django-taskops: %s of %s is dropped: %r", event.kind, event.task_id, error)  # noqa: TRY400
+                logger.error("django-taskops: %s of %s is dropped: %r", event.kind, event.subject, error)  # noqa: TRY400
             wait = FIRST_WAIT_SECONDS
             self._done(first)
 

@@ -18,7 +18,7 @@ from weakref import WeakSet
 import redis
 
 from ..conf import conf
-from ..events import Event
+from ..events import Record
 from .base import Journal
 from .bounds import is_bad_ending
 from .client import Address
@@ -64,14 +64,14 @@ class RedisJournal:
         self._renew()
         _journals.add(self)
 
-    def append(self, event: Event) -> None:
+    def append(self, event: Record) -> None:
         if self._pid != os.getpid():  # forked by what does not tell Python, such as uWSGI
             self._renew()
         with self._lock:
             left = [event] if self._busy else self._send(event)
         self._give_up(left, event)
 
-    def append_later(self, event: Event) -> None:
+    def append_later(self, event: Record) -> None:
         self.append(event)
 
     def deferring(self) -> bool:
@@ -111,8 +111,8 @@ class RedisJournal:
         self._events = _Stream(keys.events, SHARE_OF_EVENTS)
         self._endings = _Stream(keys.endings, 1 - SHARE_OF_EVENTS)
         self._drops_key = keys.drops.encode()
-        self._unconfirmed: deque[Event] = deque()
-        self._refused: list[Event] = []
+        self._unconfirmed: deque[Record] = deque()
+        self._refused: list[Record] = []
         self._dialling: threading.Thread | None = None
         self._dialled = threading.Event()
         self._sent = threading.Event()
@@ -172,7 +172,7 @@ class RedisJournal:
             self._logged = time.monotonic()
             logger.warning("django-taskops: the journal at %s does not take events: %s", self.address.shown, error)
 
-    def _send(self, event: Event) -> Sequence[Event]:
+    def _send(self, event: Record) -> Sequence[Record]:
         """The events that Redis has not taken."""
         self._busy = True
         try:
@@ -209,7 +209,7 @@ class RedisJournal:
                 self._busy = False
         self._give_up(left)
 
-    def _give_up(self, events: Sequence[Event], new: Event | None = None) -> None:
+    def _give_up(self, events: Sequence[Record], new: Record | None = None) -> None:
         """Only an event that is given just now may go on its caller's time, and in its caller's transaction."""
         for each in events:
             if each is new:
@@ -217,11 +217,11 @@ class RedisJournal:
             else:
                 self._fallback.append_later(each)
 
-    def _take_refused(self) -> list[Event]:
+    def _take_refused(self) -> list[Record]:
         refused, self._refused = self._refused, []
         return refused
 
-    def _break(self, error: object) -> list[Event]:
+    def _break(self, error: object) -> list[Record]:
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()
@@ -231,7 +231,7 @@ class RedisJournal:
         self._close(error)
         return left
 
-    def _write(self, wire: Wire, event: Event) -> None:
+    def _write(self, wire: Wire, event: Record) -> None:
         stream = self._endings if is_bad_ending(event) else self._events
         commands: list[tuple[bytes, Heard]] = []
         if not stream.full:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from ..events import Event
+from ..events import Record
 from . import collector
 from .base import Journal
 from .bounds import is_bad_ending
@@ -51,14 +51,14 @@ class SpoolJournal:
         """From now on this process and its children use the files: their worker is about to collect them."""
         self._expected = True
 
-    def append(self, event: Event) -> None:
+    def append(self, event: Record) -> None:
         """Raises only what encoding and the direct journal raise."""
         self._append(event, self._direct.append)
 
-    def append_later(self, event: Event) -> None:
+    def append_later(self, event: Record) -> None:
         self._append(event, self._direct.append_later)
 
-    def _append(self, event: Event, else_to: Callable[[Event], None]) -> None:
+    def _append(self, event: Record, else_to: Callable[[Record], None]) -> None:
         writer = self._writer_here()
         if not self._is_collected(writer.folder):
             else_to(event)
@@ -129,7 +129,7 @@ class SpoolJournal:
             self._log(f"{writer.folder} is full (SPOOL_MAX_BYTES)")
         return kept
 
-    def _drop(self, writer: SpoolWriter, event: Event) -> None:
+    def _drop(self, writer: SpoolWriter, event: Record) -> None:
         with self._lock:
             self.dropped[event.kind] += 1
         writer.count_dropped()

@@ -53,6 +53,28 @@ def backlog_of(folder: Path) -> Backlog:
     )
 
 
+def oldest_in(folder: Path) -> datetime | None:
+    """When what has waited longest was written; None where nothing waits. Looks at one entry of each file."""
+    try:
+        names = segments(folder)
+    except FileNotFoundError:
+        return None
+    oldest = min((first for name in names if (first := _first(folder / name)) is not None), default=None)
+    return None if oldest is None else instant_of(oldest)
+
+
+def _first(path: Path) -> int | None:
+    """The position of the first entry that has not been applied."""
+    try:
+        with WrittenSegment(path, read_only=True) as segment:
+            if (header := segment.header()) is not None:
+                pieces = segment.pieces(header.consumed, final=segment.is_final())
+                return next((piece.position for piece in pieces), None)
+    except (OSError, ForeignFile):
+        pass
+    return None
+
+
 def dropped_in(folder: Path) -> int:
     """The same count as in the backlog, from the headers alone."""
     gone, counted = dropped(folder)

@@ -13,6 +13,7 @@ class AuditAction(models.TextChoices):
     REQUEUE = "requeue", _("Requeue")
     DISCARD = "discard", _("Discard")
     RESTORE = "restore", _("Restore")
+    REAP = "reap", _("Reap")
 
 
 class AuditEntry(models.Model):

@@ -15,6 +15,9 @@ class OutboxKind(models.TextChoices):
     BLIND = "recorder_blind"
     REQUEUE = "requeue"
     CLAIM = "claim"
+    RERUN = "rerun"
+    ALERT = "alert"
+    LEASE = "lease"
 
 
 class OutboxStatus(models.TextChoices):

@@ -14,10 +14,10 @@ from typing import TypeAlias
 from django.db import DatabaseError, InterfaceError, OperationalError, connections
 
 from ..conf import conf
-from ..events import Event
+from ..events import Record
 from ..journal.base import Entry, Source, is_full
 from ..journal.codec import UnreadableEvent, decode
-from ..models import DeadLetter, OutboxEntry, QuarantinedEntry, RunEnvelope, TaskAttempt, TaskRun
+from ..models import DeadLetter, OutboxEntry, QuarantinedEntry, RunEnvelope, TaskAttempt, TaskRun, WorkerBeat
 from . import quarantine, writer
 
 BATCH = 2000
@@ -33,9 +33,9 @@ SECONDS_BETWEEN_LOGS = 60.0
 
 logger = logging.getLogger("django_taskops")
 
-_Read: TypeAlias = tuple[Entry, Event]
+_Read: TypeAlias = tuple[Entry, Record]
 _CONTENTION = {"40001", "40P01", "55P03", "57014"}  # serialization, deadlock, lock timeout, statement timeout
-_TABLES = (TaskRun, TaskAttempt, DeadLetter, OutboxEntry, RunEnvelope, QuarantinedEntry)
+_TABLES = (TaskRun, TaskAttempt, DeadLetter, OutboxEntry, RunEnvelope, QuarantinedEntry, WorkerBeat)
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from ..events import Event
 from ..journal.base import Entry
 from ..journal.codec import decode
 from ..models import QuarantinedEntry
@@ -52,7 +53,8 @@ def _position(key: str) -> int:
 def _task_id(entry: Entry) -> str:
     """Of an entry that can be read so far, and whose id a column can hold; "" of any other."""
     try:
-        task_id = decode(entry.data).task_id
+        record = decode(entry.data)
+        task_id = record.task_id if isinstance(record, Event) else ""
         task_id.encode()
     except (ValueError, AttributeError):
         return ""

@@ -16,6 +16,9 @@ PRECEDENCE: Mapping[str, int] = {"": -1} | {kind: rank for rank, kind in enumera
 STATES: Mapping[EventKind, TaskState] = {
     EventKind.RECEIVED: TaskState.RECEIVED,
     EventKind.STARTED: TaskState.STARTED,
+    EventKind.ABANDONED: TaskState.RETRY,
+    EventKind.END_LOST: TaskState.FAILURE,
+    EventKind.UNDELIVERED: TaskState.FAILURE,
     EventKind.BROKE: TaskState.FAILURE,
     EventKind.WORKER_LOST: TaskState.FAILURE,
     EventKind.FAILED: TaskState.FAILURE,
@@ -33,6 +36,9 @@ STATES: Mapping[EventKind, TaskState] = {
 }
 
 REASONS: Mapping[EventKind, str] = {
+    EventKind.ABANDONED: DeadLetterReason.WORKER_LOST,
+    EventKind.END_LOST: DeadLetterReason.END_LOST,
+    EventKind.UNDELIVERED: DeadLetterReason.UNDELIVERED,
     EventKind.BROKE: DeadLetterReason.FAILED,
     EventKind.WORKER_LOST: DeadLetterReason.WORKER_LOST,
     EventKind.FAILED: DeadLetterReason.FAILED,

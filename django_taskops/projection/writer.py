@@ -14,10 +14,10 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import Q
 
 from ..conf import conf
-from ..events import Event, EventKind
+from ..events import Beat, Event, EventKind, Record
 from ..models import OutboxEntry, OutboxKind, OutboxStatus, RunEnvelope, TaskAttempt, TaskRun
 from ..states import SETTLED
-from . import bulk, letters, rows
+from . import beats, bulk, letters, rows
 from .merge import Merged, Run, merge
 
 LOCK_WAIT_MILLISECONDS = 200
@@ -34,23 +34,27 @@ class _Overtaken(Exception):
     """Another writer has inserted one of our runs since we looked."""
 
 
-def apply(events: Sequence[Event], *, impatient: bool = False, background: bool = False) -> None:
-    """Merges `events` into the tables. Idempotent. Raises what the database raises; then nothing was written.
+def apply(records: Sequence[Record], *, impatient: bool = False, background: bool = False) -> None:
+    """Merges `records` into the tables. Idempotent. Raises what the database raises; then nothing was written.
     `impatient` waits for a lock no longer than 0.2 s; `background` has limits of seconds for everything.
 
     Opens a transaction of its own, or a savepoint inside an open one, so that an error never poisons the caller's.
     """
+    if not records:
+        return
+    events = [record for record in records if isinstance(record, Event)]
+    told = [record for record in records if isinstance(record, Beat)]
     by_task: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         by_task[event.task_id].append(event)
-    if not by_task:
-        return
     limits = {"lock_timeout": LOCK_WAIT_MILLISECONDS} if impatient else BACKGROUND_LIMITS if background else {}
     for _start in range(MAX_STARTS):
         try:
             with _lock_wait(impatient=impatient), transaction.atomic(using=conf.DATABASE):
                 _limit(limits)
-                _apply(by_task, events)
+                if by_task:
+                    _apply(by_task, events)
+                beats.write(told)  # last: whoever sees a beat sees what came before it
         except _Overtaken:
             continue
         return
@@ -87,7 +91,7 @@ def _insert(task_ids: Iterable[str], by_task: Mapping[str, Sequence[Event]]) -> 
     return {pks[task_id]: result for task_id, result in merged.items()}
 
 
-def apply_afresh(events: Sequence[Event], *, impatient: bool = False) -> None:
+def apply_afresh(events: Sequence[Record], *, impatient: bool = False) -> None:
     """`apply`, with one more try on a new connection where the old one has died. Outside transactions only."""
     connection = connections[conf.DATABASE]
     before = connection.connection
@@ -101,7 +105,7 @@ def apply_afresh(events: Sequence[Event], *, impatient: bool = False) -> None:
         apply(events, impatient=impatient)
 
 
-def apply_impatiently(events: Sequence[Event]) -> None:
+def apply_impatiently(events: Sequence[Record]) -> None:
     """`apply_afresh` where a task stands behind it."""
     apply_afresh(events, impatient=True)
 

@@ -9,8 +9,8 @@ from pytest_django import Settings
 
 from django_taskops import journal
 from django_taskops.events import EventKind
-from django_taskops.journal.codec import decode
 from django_taskops.models import TaskRun
+from tests.events import read_event
 from tests.faults.processes import python
 from tests.faults.publisher import CHILDREN, EACH
 
@@ -63,7 +63,7 @@ def published() -> set[str]:
     found = set(TaskRun.objects.values_list("task_id", flat=True))
     for source in journal.sources():
         assert source.hold()
-        events = [decode(entry.data) for entry in source.read(10_000, 0)]
+        events = [read_event(entry.data) for entry in source.read(10_000, 0)]
         found |= {event.task_id for event in events if event.kind is EventKind.PUBLISHED}
         source.release()
     return found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from django_taskops.events import Event
+from django_taskops.events import Record
 from django_taskops.journal.codec import decode
 from django_taskops.journal.spool import SpoolJournal
 from django_taskops.journal.spool_folder import folder_of
@@ -21,13 +21,13 @@ class Remembering:
     """Stands where the direct journal does."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[Record] = []
         self.flushed = False
 
-    def append(self, event: Event) -> None:
+    def append(self, event: Record) -> None:
         self.events.append(event)
 
-    def append_later(self, event: Event) -> None:
+    def append_later(self, event: Record) -> None:
         self.append(event)
 
     def deferring(self) -> bool:
@@ -59,7 +59,7 @@ def read_all(source: SpoolSource | None = None) -> list[str]:
     """The task ids of all that waits, which is acknowledged."""
     source, found = source or new_source(), []
     while entries := source.read(limit=100, wait=0):
-        found += [decode(entry.data).task_id for entry in entries]
+        found += [decode(entry.data).subject for entry in entries]
         source.acknowledge(entries)
     return found
 

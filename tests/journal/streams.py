@@ -5,24 +5,24 @@ from contextlib import contextmanager
 
 import redis
 
-from django_taskops.events import Event
+from django_taskops.events import Event, Record
 from django_taskops.journal import client
-from django_taskops.journal.codec import decode
 from django_taskops.journal.keys import FIELD, Keys
 from django_taskops.journal.stream import RedisSource
+from tests.events import read_event
 
 
 class Elsewhere:
     """The fallback of these tests: remembers what it was given."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.late: list[Event] = []
+        self.events: list[Record] = []
+        self.late: list[Record] = []
 
-    def append(self, event: Event) -> None:
+    def append(self, event: Record) -> None:
         self.events.append(event)
 
-    def append_later(self, event: Event) -> None:
+    def append_later(self, event: Record) -> None:
         self.late.append(event)
 
     def deferring(self) -> bool:
@@ -56,7 +56,7 @@ def source_of(address: client.Address, owner: str = "a database") -> RedisSource
 
 
 def kept(address: client.Address) -> list[Event]:
-    return [decode(entry.data, entry.position) for entry in source_of(address).read(1000, 0)]
+    return [read_event(entry.data, entry.position) for entry in source_of(address).read(1000, 0)]
 
 
 def put(address: client.Address, *entries: bytes) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from django_taskops.events import Call, Event, EventKind, Executor, Outcome
 from django_taskops.journal.codec import UnreadableEvent, decode, encode
-from tests.events import Story
+from tests.events import Story, read_event
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)
 instants = st.datetimes(datetime(1970, 1, 2), datetime(8999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
@@ -63,7 +63,7 @@ def test_an_event_comes_back_as_it_was(event: Event) -> None:
 
 
 def test_its_place_in_the_journal_is_the_journals_to_say() -> None:
-    assert decode(encode(Story().started()), position=7).position == 7
+    assert read_event(encode(Story().started()), position=7).position == 7
 
 
 def test_what_a_later_release_adds_is_passed_over() -> None:
@@ -79,7 +79,7 @@ def test_what_a_later_release_adds_is_passed_over() -> None:
 def test_what_an_earlier_release_did_not_write_has_its_default() -> None:
     line = {"kind": "succeeded", "task_id": "1", "task_name": "price", "at": "2026-01-01T00:00:00+00:00", "call": {}}
 
-    event = decode(json.dumps(line).encode())
+    event = read_event(json.dumps(line).encode())
 
     assert event.call == Call()
     assert (event.delivery, event.outcome, event.retries) == ("", None, 0)

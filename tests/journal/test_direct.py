@@ -11,7 +11,7 @@ import pytest
 from django.db import OperationalError, connections, transaction
 
 from django_taskops import journal
-from django_taskops.events import Event
+from django_taskops.events import Event, Record
 from django_taskops.journal import postponed
 from django_taskops.journal.direct import DirectJournal
 from django_taskops.journal.postponed import Postponed
@@ -181,11 +181,11 @@ class Away:
         self.failures = failures
         self.applied: list[str] = []
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Record) -> None:
         if self.failures > 0:
             self.failures -= 1
             raise OperationalError("the database is away")
-        self.applied.append(event.task_id)
+        self.applied.append(event.subject)
 
 
 def test_postponed_events_come_in_their_order_when_the_database_is_back() -> None:
@@ -218,9 +218,9 @@ def test_beyond_a_thousand_the_oldest_is_dropped_with_a_word(
     release = Flag()
     applied: list[str] = []
 
-    def slow(event: Event) -> None:
+    def slow(event: Record) -> None:
         release.wait(timeout=30)
-        applied.append(event.task_id)
+        applied.append(event.subject)
 
     waiting = Postponed(slow)
     stories = [Story() for _ in range(4)]
@@ -236,7 +236,7 @@ def test_beyond_a_thousand_the_oldest_is_dropped_with_a_word(
 def test_a_forked_child_leaves_what_waits_to_its_parent() -> None:
     hold = Flag()
 
-    def held(_event: Event) -> None:
+    def held(_event: Record) -> None:
         hold.wait(timeout=30)
 
     waiting = Postponed(held)

@@ -99,7 +99,7 @@ def test_a_redis_that_is_not_there_costs_no_time_and_no_event(elsewhere: Elsewhe
         nobody.append(Story(str(number)).started())
         longest = max(longest, time.monotonic() - began)
 
-    assert [event.task_id for event in elsewhere.events] == [str(number) for number in range(50)]
+    assert [event.subject for event in elsewhere.events] == [str(number) for number in range(50)]
     assert longest < 0.1
     assert nobody.deferring()
 
@@ -128,7 +128,7 @@ def test_after_a_cut_connection_nothing_is_missing_and_it_goes_on(
     eventually(is_connected_again, message="a new connection")
     journal.flush()
 
-    assert {event.task_id for event in (*kept(address), *elsewhere.late, *elsewhere.events)} == set(sent)
+    assert {event.subject for event in (*kept(address), *elsewhere.late, *elsewhere.events)} == set(sent)
     assert sent[-1] in {event.task_id for event in kept(address)}
 
 
@@ -157,7 +157,7 @@ def test_an_event_that_redis_refuses_goes_elsewhere(
     journal.flush()
     server.delete(keys.events)
 
-    assert {event.task_id for event in (*elsewhere.late, *elsewhere.events)} == {"2", "3"}
+    assert {event.subject for event in (*elsewhere.late, *elsewhere.events)} == {"2", "3"}
 
 
 def test_the_last_event_before_a_silence_is_not_lost_with_a_redis_that_refuses_it(
@@ -167,7 +167,7 @@ def test_the_last_event_before_a_silence_is_not_lost_with_a_redis_that_refuses_i
 
     journal.append(Story("last").started())
 
-    eventually(lambda: [event.task_id for event in elsewhere.late] == ["last"], timeout=5)
+    eventually(lambda: [event.subject for event in elsewhere.late] == ["last"], timeout=5)
 
 
 def test_beyond_its_bytes_the_happy_path_is_dropped_and_counted_and_bad_endings_stay(
@@ -225,8 +225,8 @@ def test_what_is_left_of_a_silent_redis_goes_nobodys_way_but_the_newest_its_call
 
     journal.append(Story("newest").published())
 
-    assert [event.task_id for event in elsewhere.late] == ["0", "1", "2"]
-    assert [event.task_id for event in elsewhere.events] == ["newest"]
+    assert [event.subject for event in elsewhere.late] == ["0", "1", "2"]
+    assert [event.subject for event in elsewhere.events] == ["newest"]
 
 
 def test_many_replies_that_are_missing_hold_nobody_up(
@@ -273,7 +273,7 @@ def test_a_soft_limit_that_strikes_in_the_middle_is_the_tasks_and_loses_nothing(
     with pytest.raises(TimeoutOfTheTask):
         journal.append(Story("2").started())
 
-    assert [event.task_id for event in (*elsewhere.late, *elsewhere.events)] == ["1", "2"]
+    assert [event.subject for event in (*elsewhere.late, *elsewhere.events)] == ["1", "2"]
 
 
 class TimeoutOfTheTask(Exception):
@@ -296,7 +296,7 @@ def test_an_append_in_the_middle_of_an_append_goes_elsewhere(
     monkeypatch.undo()
     journal.flush()
 
-    assert {event.task_id for event in elsewhere.events} == {"inner"}
+    assert {event.subject for event in elsewhere.events} == {"inner"}
     assert told(address) == [("1", "started"), ("2", "started")]
 
 
@@ -407,7 +407,7 @@ def test_the_backlog_says_what_waits(journal: RedisJournal, address: client.Addr
     assert backlog.entries == 13
     assert 0 < backlog.size < backlog.limit
     assert backlog.oldest_at is not None
-    assert {decode(entry.data).task_id for entry in backlog.newest[:3]} <= {"last", "11", "10", "9"}
+    assert {decode(entry.data).subject for entry in backlog.newest[:3]} <= {"last", "11", "10", "9"}
     assert len(backlog.newest) == 10
     assert backlog.holder == source.holder
 

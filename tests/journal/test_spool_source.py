@@ -70,7 +70,7 @@ keep_alive: list[object] = []
 
 
 def names_of(entries: Sequence[Entry]) -> list[str]:
-    return [decode(entry.data).task_id for entry in entries]
+    return [decode(entry.data).subject for entry in entries]
 
 
 # Reading and acknowledging
