@@ -1,164 +1,96 @@
-"""Carries out what the outbox holds: public signals and the notices of dead-letter queues. At least once each.
+"""What has to be done again and again beside the tasks: by one worker at a time, in a thread of its main process.
 
-An entry is claimed for a minute before it is carried out, so that any number of housekeepers work side by side; one
-that fails is tried again, later each time, and given up after some two hours with its error kept.
+Each chore does a little at each pass. One that fails is logged, and the others go on.
 """
 
 import logging
-import socket
 import threading
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
-from os import getpid
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.db.models import F, Q
-from django.dispatch import Signal
-from django.utils import timezone
+from django.db import InterfaceError, OperationalError
 
-from ..capture.call import app_of
-from ..capture.envelope import Envelope
-from ..capture.frames import message_of
-from ..capture.text import storable
-from ..models import DeadLetter, OutboxEntry, OutboxKind, OutboxStatus
+from ..capture.pulse import seconds_between_beats
+from ..conf import conf
 from ..projection.connection import own_connection
-from ..signals import dead_letter_resolved, recorder_blind, task_dead_lettered
-from .broker import publish
+from .lease import Lease
+from .outbox import carry_out
 from .requeue import settle_interrupted
 
-CLAIM_SECONDS = 60
-MAX_TRIES = 12
-SECONDS_BETWEEN_PASSES = 2.0
+LONGEST_PASS_SECONDS = 2.0
+LONGEST_LEASE_SECONDS = 30.0
+SECONDS_BETWEEN_LOGS = 60.0
+SECONDS_TO_STOP = 2.0
+LEASE = "housekeeping"
 
 logger = logging.getLogger("django_taskops")
 
 
-def carry_out(limit: int = 100) -> int:
-    """Carries out up to `limit` entries that are due, oldest first; returns how many succeeded."""
-    now = timezone.now()
-    due = OutboxEntry.objects.filter(status=OutboxStatus.PENDING, kind__in=_HANDLERS, available_at__lte=now)
-    free = due.filter(Q(claimed_until=None) | Q(claimed_until__lt=now)).order_by("available_at", "pk")
-    return sum(_carry_out(entry) for entry in free[:limit] if _claim(entry))
+class Housekeeper:
+    """A thread, on a database connection of its own: the pool's children must not find it."""
 
+    def __init__(self, chores: Sequence[Callable[[], object]]) -> None:
+        self._chores = chores
+        self._lease = Lease(LEASE, min(LONGEST_LEASE_SECONDS, conf.WORKER_TIMEOUT / 2))
+        self._stopping = threading.Event()
+        self._logged: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._run, name="taskops-housekeeper", daemon=True)
 
-def start(**_kwargs: Any) -> None:
-    """Carries out the outbox every two seconds in a thread of its own, in a worker's main process."""
-    _stopping.clear()
-    threading.Thread(target=_run, name="taskops-housekeeper", daemon=True).start()
+    def start(self) -> None:
+        self._thread.start()
 
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(SECONDS_TO_STOP)
 
-def stop(**_kwargs: Any) -> None:
-    _stopping.set()
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with own_connection():
+                    self._keep_house()
+            except Exception as error:  # noqa: BLE001 the database may be away; the next pass tries again
+                self._log("the housekeeper waits", error)
+                self._stopping.wait(_seconds_between_passes())
 
-
-_stopping = threading.Event()
-
-
-def _run() -> None:
-    while not _stopping.is_set():
+    def _keep_house(self) -> None:
         try:
-            with own_connection():  # the pool's children must not find one of ours
-                while not _stopping.wait(SECONDS_BETWEEN_PASSES):
-                    carry_out()
-                    settle_interrupted()
-        except Exception:  # the database may be away; the next pass tries again
-            logger.warning("django-taskops: the outbox waits", exc_info=True)
+            while not self._stopping.wait(_seconds_between_passes()):
+                if self._lease.hold():
+                    self._pass()
+        finally:
+            self._lease.release()
+
+    def _pass(self) -> None:
+        for chore in self._chores:
+            try:
+                chore()
+            except (OperationalError, InterfaceError):
+                raise
+            except Exception as error:  # noqa: BLE001 a broker, or the project's own code
+                self._log(f"{getattr(chore, '__qualname__', chore)} failed", error)
+
+    def _log(self, message: str, error: Exception) -> None:
+        now = time.monotonic()
+        if now - self._logged.get(message, -SECONDS_BETWEEN_LOGS) >= SECONDS_BETWEEN_LOGS:
+            self._logged[message] = now
+            logger.warning("django-taskops: %s", message, exc_info=error)
 
 
-def _claim(entry: OutboxEntry) -> bool:
-    now = timezone.now()
-    unclaimed = Q(claimed_until=None) | Q(claimed_until__lt=now)
-    taken = OutboxEntry.objects.filter(unclaimed, pk=entry.pk, status=OutboxStatus.PENDING).update(
-        claimed_by=f"{socket.gethostname()}:{getpid()}"[:64],
-        claimed_until=now + timedelta(seconds=CLAIM_SECONDS),
-        tries=F("tries") + 1,
-    )
-    entry.tries += 1
-    return bool(taken)
+def start(**_signal: Any) -> None:
+    """When a worker is ready."""
+    housekeeper = Housekeeper([carry_out, settle_interrupted])
+    _housekeepers.append(housekeeper)
+    housekeeper.start()
 
 
-def _carry_out(entry: OutboxEntry) -> bool:
-    try:
-        _HANDLERS[OutboxKind(entry.kind)](entry.payload)
-    except (Exception, SystemExit) as error:  # a broker, or a receiver of the project
-        logger.warning("django-taskops: outbox entry %s failed, try %s", entry.key, entry.tries, exc_info=True)
-        _postpone(entry, error)
-        return False
-    OutboxEntry.objects.filter(pk=entry.pk).update(status=OutboxStatus.DONE, error="", claimed_until=None)
-    return True
+def stop(**_signal: Any) -> None:
+    while _housekeepers:
+        _housekeepers.pop().stop()
 
 
-def _postpone(entry: OutboxEntry, error: BaseException) -> None:
-    wait = timedelta(seconds=2 * 2**entry.tries)
-    status = OutboxStatus.PENDING if entry.tries < MAX_TRIES else OutboxStatus.FAILED
-    OutboxEntry.objects.filter(pk=entry.pk).update(
-        status=status, error=_told(error), claimed_until=None, available_at=timezone.now() + wait
-    )
+_housekeepers: list[Housekeeper] = []
 
 
-def _told(error: BaseException) -> str:
-    return storable(f"{type(error).__name__}: {message_of(error)}", 2000)
-
-
-def _tell_dead_lettered(payload: Mapping[str, Any]) -> None:
-    _send(task_dead_lettered, DeadLetter, dead_letter=_letter(payload))
-
-
-def _tell_resolved(payload: Mapping[str, Any]) -> None:
-    _send(dead_letter_resolved, DeadLetter, dead_letter=_letter(payload))
-
-
-def _tell_blind(payload: Mapping[str, Any]) -> None:
-    since = datetime.fromisoformat(payload["since"])
-    _send(recorder_blind, None, reason=payload["reason"], detail=payload["detail"], since=since)
-
-
-def _send(signal: Signal, sender: type[DeadLetter] | None, **told: Any) -> None:
-    """To every receiver, then raises the first error: one that fails keeps it from none of the others."""
-    for _receiver, answer in signal.send_robust(sender=sender, **told):
-        if isinstance(answer, Exception):
-            raise answer
-
-
-def _notify_queue(payload: Mapping[str, Any]) -> None:
-    """Puts the original message on the task's dead-letter queue, with a header that says what became of it; a message
-    without a body where the original was not kept."""
-    letter = _letter(payload)
-    envelope = Envelope.from_bytes(letter.envelope) if letter.envelope else _bodiless(letter)
-    notice = {
-        "task_id": letter.task_id,
-        "task_name": letter.task_name,
-        "reason": letter.reason,
-        "exception": letter.description,
-        "generation": letter.generation,
-        "died_at": letter.died_at.isoformat(),
-    }
-    publish(app_of(envelope), envelope.routed_to(payload["queue"], taskops_dead_letter=notice), declare_unknown=True)
-
-
-def _letter(payload: Mapping[str, Any]) -> DeadLetter:
-    letter: DeadLetter = DeadLetter.objects.select_related("run").get(
-        run=payload["run"], publication=payload["publication"], generation=payload["generation"]
-    )
-    return letter
-
-
-def _bodiless(letter: DeadLetter) -> Envelope:
-    return Envelope(
-        body=b"null",
-        content_type="application/json",
-        content_encoding="utf-8",
-        headers={"id": letter.task_id, "task": letter.task_name},
-        properties={},
-        exchange="",
-        routing_key="",
-        queue="",
-    )
-
-
-_HANDLERS: Mapping[OutboxKind, Callable[[Mapping[str, Any]], None]] = {
-    OutboxKind.DEAD_LETTERED: _tell_dead_lettered,
-    OutboxKind.RESOLVED: _tell_resolved,
-    OutboxKind.BLIND: _tell_blind,
-    OutboxKind.DEAD_LETTER_QUEUE: _notify_queue,
-}
+def _seconds_between_passes() -> float:
+    return min(LONGEST_PASS_SECONDS, seconds_between_beats() / 2)

@@ -13,7 +13,7 @@ from django_taskops.exceptions import NotRequeueable
 from django_taskops.models import DeadLetter
 from django_taskops.projection import writer
 from django_taskops.recovery import broker as module
-from django_taskops.recovery import housekeeper, requeue
+from django_taskops.recovery import outbox, requeue
 from django_taskops.states import LetterStatus
 from example_site.embedded import ServiceUnavailable
 from example_site.embedded_rabbitmq import own_rabbitmq
@@ -101,7 +101,7 @@ def test_a_notice_goes_to_a_queue_as_its_reader_has_declared_it(database: str, q
     story = Story()
     writer.apply([story.published(envelope=None), story.failed(dead_letter_queue=notices.name)])
 
-    assert housekeeper.carry_out() == 2
+    assert outbox.carry_out() == 2
     assert notices.task_ids() == [story.task_id]
 
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from django_taskops.models import DeadLetter, OutboxEntry, OutboxKind, OutboxStatus
 from django_taskops.projection import writer
-from django_taskops.recovery import housekeeper
+from django_taskops.recovery import outbox
 from django_taskops.signals import dead_letter_resolved, recorder_blind, task_dead_lettered
 from tests import tasks
 from tests.events import Story
@@ -46,10 +46,10 @@ def test_the_public_signals_tell_of_deaths_and_of_healing(database: str) -> None
     story = Story()
     with Heard(task_dead_lettered) as deaths, Heard(dead_letter_resolved) as healed:
         writer.apply([story.published(), story.failed()])
-        assert housekeeper.carry_out() == 1
+        assert outbox.carry_out() == 1
         writer.apply([story.requeued().started(), story.succeeded()])
-        assert housekeeper.carry_out() == 1
-        assert housekeeper.carry_out() == 0
+        assert outbox.carry_out() == 1
+        assert outbox.carry_out() == 0
 
     assert [letter.task_id for letter in deaths.letters] == [story.task_id]
     assert [letter.status for letter in healed.letters] == ["resolved"]
@@ -66,7 +66,7 @@ def test_a_blind_recorder_is_told_in_plain_words(database: str) -> None:
     OutboxEntryFactory(kind=OutboxKind.BLIND, key="recorder_blind:dropped:1", payload=payload)
     recorder_blind.connect(hear)
     try:
-        assert housekeeper.carry_out() == 1
+        assert outbox.carry_out() == 1
     finally:
         recorder_blind.disconnect(hear)
 
@@ -78,7 +78,7 @@ def test_what_fails_is_kept_with_its_error_and_tried_again_later(database: str) 
     writer.apply([story.published(), story.failed()])
     with Heard(task_dead_lettered) as deaths:
         deaths.failing = True
-        assert housekeeper.carry_out() == 0
+        assert outbox.carry_out() == 0
         entry = OutboxEntry.objects.get()
         assert (entry.status, entry.tries) == (OutboxStatus.PENDING, 1)
         assert "the chat service is down" in entry.error
@@ -86,7 +86,7 @@ def test_what_fails_is_kept_with_its_error_and_tried_again_later(database: str) 
 
         deaths.failing = False
         OutboxEntry.objects.update(available_at=timezone.now() - timedelta(seconds=1))
-        assert housekeeper.carry_out() == 1
+        assert outbox.carry_out() == 1
 
     assert len(deaths.letters) == 1
 
@@ -94,10 +94,10 @@ def test_what_fails_is_kept_with_its_error_and_tried_again_later(database: str) 
 def test_what_fails_for_ever_is_given_up_and_stays_readable(database: str) -> None:
     story = Story()
     writer.apply([story.published(), story.failed()])
-    OutboxEntry.objects.update(tries=housekeeper.MAX_TRIES - 1)
+    OutboxEntry.objects.update(tries=outbox.MAX_TRIES - 1)
     with Heard(task_dead_lettered) as deaths:
         deaths.failing = True
-        housekeeper.carry_out()
+        outbox.carry_out()
 
     assert OutboxEntry.objects.get().status == OutboxStatus.FAILED
 
@@ -111,7 +111,7 @@ def test_two_housekeepers_at_once_tell_each_thing_once(database: str) -> None:
     def keep_house() -> int:
         try:
             barrier.wait(timeout=30)
-            return housekeeper.carry_out()
+            return outbox.carry_out()
         finally:
             connections[database].close()
 
@@ -145,7 +145,7 @@ def test_a_receiver_that_fails_keeps_it_from_none_of_the_others(database: str, e
     task_dead_lettered.connect(fail)
     try:
         with Heard(task_dead_lettered) as deaths:
-            housekeeper.carry_out()
+            outbox.carry_out()
     finally:
         task_dead_lettered.disconnect(fail)
 
@@ -161,7 +161,7 @@ def test_an_error_whose_text_no_database_stores_does_not_stop_the_pass(database:
     writer.apply([event for story in stories for event in (story.published(), story.failed())])
     task_dead_lettered.connect(fail)
     try:
-        assert housekeeper.carry_out() == 0
+        assert outbox.carry_out() == 0
     finally:
         task_dead_lettered.disconnect(fail)
 
@@ -173,5 +173,5 @@ def test_a_letter_without_its_message_has_a_notice_all_the_same(database: str, q
     notices = BrokerQueue(f"{queue.name}-dead")
     writer.apply([story.published(envelope=None), story.failed(dead_letter_queue=notices.name)])
 
-    assert housekeeper.carry_out() == 2
+    assert outbox.carry_out() == 2
     assert notices.messages()[0]["headers"]["taskops_dead_letter"]["task_id"] == story.task_id
