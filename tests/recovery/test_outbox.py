@@ -4,6 +4,7 @@ from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -19,6 +20,8 @@ from tests import tasks
 from tests.events import Story
 from tests.factories import OutboxEntryFactory
 from tests.workers import BrokerQueue, WorkerStarter, eventually
+
+BLIND = {"reason": "lag", "detail": "events waited", "since": "2026-01-01T00:00:00+00:00"}
 
 
 class Heard:
@@ -100,6 +103,23 @@ def test_what_fails_for_ever_is_given_up_and_stays_readable(database: str) -> No
         outbox.carry_out()
 
     assert OutboxEntry.objects.get().status == OutboxStatus.FAILED
+
+
+def test_a_call_goes_on_while_more_is_due(database: str) -> None:
+    OutboxEntryFactory.create_batch(5, kind=OutboxKind.BLIND, payload=BLIND)
+
+    assert outbox.carry_out(limit=2) == 5
+    assert OutboxEntry.objects.filter(status=OutboxStatus.DONE).count() == 5
+
+
+def test_a_call_leaves_the_rest_to_the_next_after_some_seconds(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 4.0, outbox.LONGEST_CALL_SECONDS])
+    monkeypatch.setattr(outbox, "time", SimpleNamespace(monotonic=clock.__next__))
+    OutboxEntryFactory.create_batch(5, kind=OutboxKind.BLIND, payload=BLIND)
+
+    assert outbox.carry_out() == 2
+    left = OutboxEntry.objects.filter(status=OutboxStatus.PENDING)
+    assert [(entry.tries, entry.claimed_until) for entry in left] == [(0, None)] * 3
 
 
 @pytest.mark.django_db(transaction=True)
