@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 KIB = 1024
 MIB = 1024 * KIB
+OWN_TASKS = "django_taskops."
 JOURNALS = ("auto", "redis", "spool", "direct")
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
@@ -178,8 +179,13 @@ class Conf:
         return _given()
 
     def tracks(self, task_name: str) -> bool:
-        """True where runs of this task are recorded: a pattern of TRACK matches and none of IGNORE."""
-        return _matches(task_name, tuple(self.TRACK)) and not _matches(task_name, tuple(self.IGNORE))
+        """True where runs of this task are recorded: a pattern of TRACK matches and none of IGNORE, and it is none of
+        ours."""
+        return (
+            _matches(task_name, tuple(self.TRACK))
+            and not _matches(task_name, tuple(self.IGNORE))
+            and not task_name.startswith(OWN_TASKS)
+        )
 
     def retention(self) -> Mapping[str, int | None]:
         """Days by outcome ("success", "failure", "dead_letter"), None for ever; what the project does not name has its

@@ -11,7 +11,7 @@ from .run import TaskRun
 
 
 class DeadLetter(models.Model):
-    """One per (run, publication, generation). Its task id and name outlive the pruning of nothing: it keeps its run."""
+    """One per (run, publication, generation). It keeps its run."""
 
     run = models.ForeignKey(TaskRun, on_delete=models.PROTECT, related_name="dead_letters", verbose_name=_("run"))
     task_id = models.CharField(_("task id"), max_length=255, db_index=True)

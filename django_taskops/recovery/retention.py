@@ -1,0 +1,334 @@
+"""Deletes what is older than the project wants to keep it, a little at a time.
+
+Never waits for a lock of another transaction while it holds one of its own: what somebody else has locked goes at a
+later pass. Whoever writes to a run or to its letters holds the lock of the run, and so does this.
+"""
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models.expressions import RawSQL
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from ..conf import conf, problems
+from ..models import (
+    DeadLetter,
+    OutboxEntry,
+    OutboxKind,
+    OutboxStatus,
+    RunEnvelope,
+    TaskAttempt,
+    TaskRun,
+    WorkerBeat,
+)
+from ..projection.writer import DATABASE_ID
+from ..states import FINISHED, SETTLED, LetterStatus
+
+WINDOW = 5000  # rows that are looked at in one statement, without a lock
+FIRST_ROWS = 500  # in a transaction; then as many as fit into AIM_SECONDS
+FEWEST_ROWS = 10
+AIM_SECONDS = 0.05
+LIMITS = {  # of PostgreSQL, in milliseconds
+    "lock_timeout": "100",
+    "statement_timeout": "30000",
+    "idle_in_transaction_session_timeout": "30000",
+    # Without statistics of the newest rows, the planner may read and sort a whole table for each batch.
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+}
+
+OWN_DAYS = 7
+CLAIM_DAYS = 31
+MOST_DAYS = 36_500  # a number beyond it would leave the calendar
+
+SECONDS_PER_CALL = 1.0
+SECONDS_BETWEEN_PASSES = 600.0
+LARGEST_SHARE = 0.01  # of the time, where rows that are kept make a pass long
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """How many rows were deleted, or would be. Attempts and envelopes go with their run and are not counted.
+
+    `longest_seconds` is how long the longest transaction held its locks.
+    """
+
+    success: int = 0
+    failure: int = 0
+    dead_letter: int = 0
+    outbox: int = 0
+    worker: int = 0
+    longest_seconds: float = field(default=0.0, compare=False)
+
+
+def prune(*, seconds: float = math.inf, dry_run: bool = False) -> Pruned:
+    """Deletes what is due by now, in many short transactions; stops after about `seconds`, and the next call goes on.
+    `dry_run` counts instead, all of it, and writes nothing.
+
+    Any number of processes may do so at once. Raises ImproperlyConfigured where RETENTION is not what it has to be, and
+    what the database raises; what was deleted before stays deleted.
+    """
+    if dry_run:
+        return Pruned(**{rows.kind: rows.count() for rows in _all_rows()})
+    until = time.monotonic() + seconds
+    counts: Counter[str] = Counter()
+    longest = 0.0
+    for batch in _batches():
+        counts[batch.kind] += batch.deleted
+        longest = max(longest, batch.seconds)
+        if time.monotonic() >= until:
+            break
+    return Pruned(**counts, longest_seconds=longest)
+
+
+class Chore:
+    """For the housekeeper: each call works for a second at most, and goes on where the last one stopped. After a pass
+    it rests for ten minutes, or longer, so that it takes no more than a hundredth of the time."""
+
+    def __init__(self) -> None:
+        self._pass: Iterator[_Batch] | None = None
+        self._worked = 0.0
+        self._not_before = -math.inf
+
+    def __repr__(self) -> str:
+        return "retention"
+
+    def __call__(self) -> None:
+        """Raises what `prune` raises; then the next call begins a new pass."""
+        began = time.monotonic()
+        if self._pass is None and began < self._not_before:
+            return
+        batches, self._pass = self._pass or _batches(), None
+        for batch in batches:
+            if time.monotonic() - began >= SECONDS_PER_CALL or (batch.seconds and _is_shared()):
+                self._pass = batches
+                break
+        self._worked += time.monotonic() - began
+        if self._pass is None:
+            self._not_before = time.monotonic() + max(SECONDS_BETWEEN_PASSES, self._worked / LARGEST_SHARE)
+            self._worked = 0.0
+
+
+chore = Chore()
+
+
+def _is_shared() -> bool:
+    """True for a SQLite that the project writes to as well: it bears one background commit a second."""
+    return connections[conf.DATABASE].vendor == "sqlite" and conf.DATABASE == "default"
+
+
+class _Batch(NamedTuple):
+    kind: str
+    deleted: int
+    seconds: float
+
+
+def _batches() -> Iterator[_Batch]:
+    """One pass over all tables, from the oldest rows on. Outside a transaction wherever it yields."""
+    for rows in _all_rows():
+        size = FIRST_ROWS
+        for due in rows.windows():
+            if not due:
+                yield _Batch(rows.kind, 0, 0.0)
+            done = 0
+            while chosen := due[done : done + size]:
+                began = time.monotonic()
+                with _transaction():
+                    deleted = rows.delete(chosen)
+                held = time.monotonic() - began
+                done += len(chosen)
+                size = _next_size(size, len(chosen), held)
+                _let_others_write(held)
+                yield _Batch(rows.kind, deleted, held)
+
+
+@contextmanager
+def _transaction() -> Iterator[None]:
+    connection = connections[conf.DATABASE]
+    with transaction.atomic(using=conf.DATABASE):
+        with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                calls = ", ".join("set_config(%s, %s, true)" for _ in LIMITS)
+                cursor.execute(f"SELECT {calls}", [text for pair in LIMITS.items() for text in pair])
+            elif connection.vendor == "sqlite":  # takes the one lock there is before anything is read
+                cursor.execute("UPDATE taskops_taskrun SET id = id WHERE 0")
+        yield
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """For PostgreSQL's planner a transaction too; SQLite's would take the lock."""
+    with _transaction() if connections[conf.DATABASE].vendor == "postgresql" else nullcontext():
+        yield
+
+
+def _next_size(size: int, rows: int, seconds: float) -> int:
+    """Grows by half at most, and only after a batch that was as large as it might be."""
+    if seconds > AIM_SECONDS:
+        return max(FEWEST_ROWS, int(rows * AIM_SECONDS / seconds))
+    if rows < size:
+        return size
+    return min(WINDOW, int(size * min(1.5, AIM_SECONDS / seconds)))
+
+
+def _let_others_write(held: float) -> None:
+    """SQLite has one lock and no queue for it: whoever takes it again at once keeps the others out."""
+    if connections[conf.DATABASE].vendor == "sqlite":
+        time.sleep(held)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """Rows of one kind, in the order of `keys`, the last of which is "pk". Those that are `due` may go."""
+
+    kind: str
+    rows: QuerySet[Any]
+    due: Q
+    keys: Sequence[str] = ("pk",)
+
+    def count(self) -> int:
+        return self.rows.filter(self.due).count()
+
+    def windows(self) -> Iterator[Sequence[int]]:
+        """The keys of those that are due, looked for among some thousand rows at a time. What is kept is seen once."""
+        ordered = self.rows.order_by(*self.keys).annotate(due=self.due).values_list(*self.keys, "due")
+        place = Q()
+        while True:
+            with _reading():
+                found = list(ordered.filter(place)[:WINDOW])
+            yield [row[-2] for row in found if row[-1]]
+            if len(found) < WINDOW:
+                return
+            place = _after(dict(zip(self.keys, found[-1][:-1], strict=True)))
+
+    def lock(self, pks: Collection[int]) -> Sequence[int]:
+        """Those that are still due and that nobody else has locked."""
+        return list(_locked(self.rows.filter(self.due, pk__in=_among(pks))))
+
+    def delete(self, pks: Collection[int]) -> int:
+        return _delete(self.rows.model, pk__in=self.lock(pks))
+
+
+class _Runs(_Rows):
+    """A run goes when no letter refers to it any more."""
+
+    __slots__ = ()
+
+    def count(self) -> int:
+        letters = DeadLetter.objects.filter(~_due_letters(), run=OuterRef("pk"))
+        return self.rows.filter(self.due).filter(~Exists(letters)).count()
+
+    def delete(self, pks: Collection[int]) -> int:
+        locked = set(self.lock(pks))  # from now on, nobody adds a letter or an attempt
+        locked -= set(DeadLetter.objects.filter(run__in=_among(locked)).values_list("run", flat=True))
+        _delete(TaskAttempt, run__in=locked)
+        _delete(RunEnvelope, run__in=locked)
+        return _delete(TaskRun, pk__in=locked)
+
+
+class _Letters(_Rows):
+    """The letters that followed one do not point back to it any more."""
+
+    __slots__ = ()
+
+    def delete(self, pks: Collection[int]) -> int:
+        letters = self.rows.filter(self.due, pk__in=_among(pks))
+        runs = list(_locked(TaskRun.objects.filter(pk__in=letters.values("run"))))
+        chosen = set(letters.filter(run__in=_among(runs)).values_list("pk", flat=True))
+        following = dict(DeadLetter.objects.filter(previous__in=_among(chosen)).values_list("pk", "previous"))
+        free = set(_locked(DeadLetter.objects.filter(pk__in=_among(following))))
+        chosen -= {previous for pk, previous in following.items() if pk not in free}
+        DeadLetter.objects.filter(pk__in=_among(free), previous__in=_among(chosen)).update(previous=None)
+        return _delete(DeadLetter, pk__in=chosen)
+
+
+def _after(place: dict[str, Any]) -> Q:
+    """Rows beyond `place`, the values of one or two keys. The first key says it alone too: only so an index helps."""
+    pk = Q(pk__gt=place.pop("pk"))
+    for key, value in place.items():
+        return Q((f"{key}__gte", value)) & (Q((f"{key}__gt", value)) | pk)
+    return pk
+
+
+def _locked(rows: QuerySet[Any]) -> QuerySet[Any, int]:
+    """The primary keys of `rows` that are not locked by others, each locked until the end of the transaction."""
+    able = connections[rows.db].features.has_select_for_update_skip_locked
+    return rows.select_for_update(skip_locked=able).order_by("pk").values_list("pk", flat=True)
+
+
+def _among(pks: Collection[int]) -> Any:
+    """For `__in`: one parameter instead of thousands, which take longer to write and to read than the rows to find."""
+    vendor = connections[conf.DATABASE].vendor
+    if vendor == "postgresql":
+        return RawSQL("SELECT unnest(%s::bigint[])", [list(pks)])
+    if vendor == "sqlite":
+        return RawSQL("SELECT value FROM json_each(%s)", [json.dumps(list(pks))])
+    return list(pks)
+
+
+def _delete(model: type[Any], **chosen: Collection[int]) -> int:
+    """In one statement: no signals, and nothing is fetched to look for what refers to it."""
+    ((column, pks),) = chosen.items()
+    if not pks:
+        return 0
+    rows = model.objects.filter(**{column: _among(pks)})
+    return int(rows._raw_delete(rows.db))  # noqa: SLF001 `delete()` reads all rows that signals or relations might need
+
+
+def _all_rows() -> Sequence[_Rows]:
+    """Everything that may go by now. Letters first: they keep their runs."""
+    days = _retention()
+    runs = (("success", SETTLED), ("failure", FINISHED - SETTLED))
+    kept = [_runs(kind, states, days[kind]) for kind, states in runs if days[kind] is not None]
+    if days["dead_letter"] is not None:
+        kept.insert(0, _Letters(kind="dead_letter", rows=DeadLetter.objects.all(), due=_due_letters()))
+    return [*kept, *_own_rows()]
+
+
+def _retention() -> dict[str, int | None]:
+    """What deletes must not guess: a value that can't be right deletes nothing."""
+    for problem in problems():
+        if problem.key == "RETENTION":
+            raise ImproperlyConfigured(f"RETENTION: expected {problem.expected}, got {problem.got!r}")
+    return dict(conf.retention())
+
+
+def _runs(kind: str, states: Collection[str], days: int | None) -> _Rows:
+    rows = TaskRun.objects.filter(finished_at__lt=_ago(days))
+    return _Runs(kind=kind, rows=rows, due=Q(state__in=sorted(states)), keys=("finished_at", "pk"))
+
+
+def _due_letters() -> Q:
+    days = _retention()["dead_letter"]
+    if days is None:
+        return Q(pk__in=())
+    decided = (LetterStatus.RESOLVED, LetterStatus.DISCARDED, LetterStatus.SUPERSEDED)
+    age = Q(decided_at__lt=_ago(days)) | Q(decided_at=None, died_at__lt=_ago(days))
+    return Q(status__in=decided) & age
+
+
+def _own_rows() -> Iterator[_Rows]:
+    """What this app needs for itself. Who has claimed what is kept for longer; this database's own id for ever."""
+    carried_out = Q(status__in=(OutboxStatus.DONE, OutboxStatus.FAILED), created_at__lt=_ago(OWN_DAYS))
+    claims = Q(kind=OutboxKind.CLAIM, created_at__lt=_ago(CLAIM_DAYS)) & ~Q(key=f"{OutboxKind.CLAIM}:{DATABASE_ID}")
+    outbox = carried_out & ~Q(kind__in=(OutboxKind.CLAIM, OutboxKind.LEASE)) | claims
+    yield _Rows(kind="outbox", rows=OutboxEntry.objects.all(), due=outbox)
+    silent = Q(applied_at__lt=Now() - timedelta(days=OWN_DAYS))  # the database's clock on both sides
+    yield _Rows(kind="worker", rows=WorkerBeat.objects.all(), due=silent)
+
+
+def _ago(days: int | None) -> datetime:
+    """Aware or naive, as the project has it. Not for None, which is for ever."""
+    assert days is not None
+    return timezone.now() - timedelta(days=min(days, MOST_DAYS))
