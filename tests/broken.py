@@ -20,6 +20,9 @@ class BrokenJournal:
     def flush(self, **signal: object) -> None:
         _raise()
 
+    def holder(self, key: str) -> str:
+        _raise()
+
     def claim(self, key: str, holder: str) -> str:
         _raise()
 

@@ -23,7 +23,7 @@ assert not loaded, loaded
 
 def test_the_public_names_are_exactly_these() -> None:
     assert set(django_taskops.__all__) == {"DeadLetterReason", "TaskState", "set_progress", "tracked_task"}
-    assert set(recovery.__all__) == {"Decision", "discard", "requeue", "restore"}
+    assert set(recovery.__all__) == {"Decision", "Reaped", "discard", "reap", "requeue", "restore"}
     for name in django_taskops.__all__:
         assert getattr(django_taskops, name)
 

@@ -78,7 +78,7 @@ class BrokerQueue:
     def messages(self) -> list[dict[str, Any]]:
         """The raw messages (`headers`, `properties`, `body` in base64), next to be consumed first."""
         with self._client() as client:
-            keys = sorted(client.scan_iter(match=f"{self.name}*"))
+            keys = sorted(client.scan_iter(match=f"{self.name}*", _type="list"))  # one for each priority
             return [json.loads(raw) for key in keys for raw in reversed(client.lrange(key, 0, -1))]
 
     def task_ids(self) -> list[str]:

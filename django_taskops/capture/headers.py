@@ -48,6 +48,11 @@ def discarded(task_id: object, headers: Mapping[str, Any]) -> str:
     return str(uuid5(_NAMESPACE, "/".join(map(str, (task_id, *identity(headers).values())))))
 
 
+def superseded(task_id: str, publication: str, generation: int) -> str:
+    """The key that is held in the journal where messages of this generation, should they come again, must not run."""
+    return f"superseded:{uuid5(_NAMESPACE, f'{task_id}/{publication}/{generation}')}"
+
+
 _NAMESPACE = UUID("5b8a4a6e-2a53-4b0e-8a7e-6f1f0f4f9d10")
 
 

@@ -28,7 +28,7 @@ from .call import describe, without_envelope
 from .downstream import tell_upstream_failed
 from .frames import outcome_of, qualified
 from .redaction import display, within
-from .shield import is_soft_limit
+from .shield import is_soft_limit, let_limit_through
 from .text import storable, storable_id
 from .worker import executor, in_main_process
 
@@ -80,6 +80,34 @@ def begin(task: Any) -> Span | None:
     return span
 
 
+class Superseded(Ignore):
+    """A message has come again that must not run: its task has been put back since, or keeps killing workers."""
+
+
+def refuse(task: Any) -> None:
+    """Raises Superseded for such a message. Costs nothing where the broker does not say that it comes again."""
+    request = task.request
+    delivered = request.delivery_info
+    if request.called_directly or not (isinstance(delivered, dict) and delivered.get("redelivered")):
+        return
+    if span_of(request):
+        return  # it runs, and calls itself
+    if by := _superseded_by(request):
+        delivery = getattr(request, own.DELIVERY, None) or str(uuid.uuid4())
+        _spans[request] = Span(delivery)  # it has not started, and never will
+        raise Superseded(by)
+
+
+def _superseded_by(request: Any) -> str:
+    who = own.identity(vars(request))
+    key = own.superseded(storable_id(request.id), who["publication"], who["generation"])
+    try:
+        return journal.current().holder(key)
+    except Exception as error:  # noqa: BLE001 whatever the journal raises: a task that may run runs
+        let_limit_through(error)
+        return ""
+
+
 def span_of(request: Any) -> Span | None:
     return None if request is None else _spans.get(request)
 
@@ -107,9 +135,9 @@ def _tell_end(task: Any, span: Span, state: str | None, result: Any) -> None:
 
 
 def _tell_downstream(request: Any, span: Span, end: Event) -> None:
-    """Whatever replaces a task goes on with its chain."""
-    replaced = end.outcome is not None and end.outcome.reason == QuietReason.REPLACED
-    if not (request.is_eager or replaced or end.kind is EventKind.RETRIED):
+    """Whatever replaces a task, or has been sent in its stead, goes on with its chain."""
+    elsewhere = end.outcome is not None and end.outcome.reason in (QuietReason.REPLACED, QuietReason.DUPLICATE)
+    if not (request.is_eager or elsewhere or end.kind is EventKind.RETRIED):
         tell_upstream_failed(end, chain=_unsent(request, span), chord=request.chord)
 
 
@@ -204,6 +232,8 @@ def _verdict(task: Any, span: Span, left: BaseException) -> tuple[EventKind, Out
     """What the body's exception means; None where only the worker's main process or the broker can tell."""
     if isinstance(left, Retry):
         return EventKind.RETRIED, _retry(left)
+    if isinstance(left, Superseded):
+        return EventKind.IGNORED, Outcome(reason=QuietReason.DUPLICATE, exception_message=storable(left, 1000))
     if isinstance(left, Ignore):
         replaced = QuietReason.REPLACED if str(left) == REPLACED else ""
         return EventKind.IGNORED, Outcome(reason=replaced)

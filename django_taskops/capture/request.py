@@ -39,6 +39,7 @@ class TaskOpsRequest:
     since that begins with the result backend, which may be down."""
 
     taskops_requeued = False  # the message goes back to the broker, or another attempt is on its way
+    taskops_put_back = False  # the first of the two
     taskops_succeeded = False
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
@@ -55,6 +56,8 @@ class TaskOpsRequest:
             return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
         finally:
             told_by_child = args[1] if len(args) > 1 else kwargs.get("return_ok", False)
+            if self.taskops_put_back and isinstance(_error_of(exc_info), WorkerLostError):
+                _tell_error(self, EventKind.ABANDONED, _error_of(exc_info))
             if not (told_by_child or self.taskops_requeued or self.taskops_succeeded):
                 _tell_failure(self, exc_info)
 
@@ -77,7 +80,7 @@ class TaskOpsRequest:
 
     def reject(self, requeue: bool = False) -> Any:
         if requeue and not self.acknowledged:  # type: ignore[attr-defined]
-            self.taskops_requeued = True
+            self.taskops_requeued = self.taskops_put_back = True
         return super().reject(requeue=requeue)  # type: ignore[misc]
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> Any:
@@ -142,11 +145,12 @@ def _error_of(exc_info: Any) -> Any:
 
 @shielded
 def _tell_error(request: Any, kind: EventKind, error: BaseException) -> None:
-    outcome = outcome_of(error, **routing(request.task))
+    reason = DeadLetterReason.WORKER_LOST if kind is EventKind.ABANDONED else ""
+    outcome = outcome_of(error, reason=reason, **routing(request.task))
     (_tell if kind in _NO_END else _tell_end)(request, kind, outcome)
 
 
-_NO_END = (EventKind.RETRIED, EventKind.BROKE)  # the second may be said of a task that has succeeded
+_NO_END = (EventKind.RETRIED, EventKind.ABANDONED, EventKind.BROKE)  # the last may be said of a task that has succeeded
 
 
 @shielded

@@ -16,6 +16,7 @@ def wrap(task: Any) -> None:
 
     @wraps(run)
     def outermost(*args: Any, **kwargs: Any) -> Any:
+        lifecycle.refuse(task)
         span = _begin(task)
         if span is None:
             return run(*args, **kwargs)

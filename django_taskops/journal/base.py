@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..events import Record
 
@@ -27,6 +27,9 @@ class Journal(Protocol):
 
     def claim(self, key: str, holder: str) -> str:
         """The holder of `key`: `holder` where nobody was first. Atomic across processes."""
+
+    def holder(self, key: str) -> str:
+        """Who holds `key`, "" for nobody. Asked where a task waits: takes a moment at most, or raises."""
 
 
 class Entry(NamedTuple):
@@ -77,6 +80,12 @@ class Source(Protocol):
 
     def acknowledge(self, entries: Sequence[Entry]) -> None:
         """Removes what the last `read` returned, all of it: it has been applied, or lies in the quarantine."""
+
+    def mark(self) -> object:
+        """The end of what is there now, for `has_passed`. Raises where it is unreachable."""
+
+    def has_passed(self, mark: Any) -> bool:
+        """True once all that stood before `mark` has been acknowledged. Raises where it is unreachable."""
 
     def is_waiting(self) -> bool:
         """True where something is to be drained and nobody does. Raises where it is unreachable."""

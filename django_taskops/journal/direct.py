@@ -27,6 +27,7 @@ class Writer(Protocol):
     def can_wait_for_commit(self, *, publish: bool) -> bool: ...
     def release(self) -> None: ...
     def claim(self, key: str, holder: str) -> str: ...
+    def holder_of(self, key: str) -> str: ...
 
 
 class DirectJournal:
@@ -67,6 +68,9 @@ class DirectJournal:
 
     def claim(self, key: str, holder: str) -> str:
         return self._writer.claim(key, holder)
+
+    def holder(self, key: str) -> str:
+        return self._writer.holder_of(key)
 
     def _apply(self, event: Record) -> None:
         """Pauses after a failure, ten times as long as that took: no task waits twice for the same outage."""

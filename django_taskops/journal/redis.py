@@ -29,6 +29,7 @@ from .wire import CONNECT_SECONDS, REPLY_SECONDS, Heard, Wire, packed
 FIRST_CONNECT_WAIT_SECONDS = 0.05
 SECONDS_UNTIL_HEARD = 0.2
 FLUSH_SECONDS = 1.0
+GLANCE_SECONDS = 0.2
 MAX_UNHEARD = 32  # replies, before the next append looks for them
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 5.0
@@ -95,6 +96,12 @@ class RedisJournal:
             client.set(name, holder, nx=True, ex=CLAIM_SECONDS)
             held: Any = client.get(name)
         return str(held.decode())
+
+    def holder(self, key: str) -> str:
+        """Raises where Redis does not answer within 0.2 s."""
+        with self.address.glance(GLANCE_SECONDS) as client:
+            held: Any = client.get(f"{self._keys().claims}:{key}")
+        return str(held.decode()) if held else ""
 
     def _keys(self) -> Keys:
         return Keys.under(self.address.prefix)

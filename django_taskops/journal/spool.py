@@ -87,6 +87,9 @@ class SpoolJournal:
     def claim(self, key: str, holder: str) -> str:
         return self._direct.claim(key, holder)
 
+    def holder(self, key: str) -> str:
+        return self._direct.holder(key)
+
     def _writer_here(self) -> SpoolWriter:
         """The settings may name another folder than before, in tests."""
         folder, writer = folder_of(self._identity()), self._writer

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from .base import Backlog, Entry, is_full
 from .collector import Collector
 from .segment_files import WrittenSegment
 from .segments import ForeignFile, Header, Piece
-from .spool_backlog import backlog_of, dropped_in, entry_of
+from .spool_backlog import backlog_of, dropped_in, entry_of, oldest_in
 from .spool_folder import add_dropped, make_private, segments, start_counting, unread
 
 POLL_SECONDS = 0.05
@@ -73,6 +74,13 @@ class SpoolSource:
         for path, end in ends.items():
             with suppress(FileNotFoundError):
                 self._consume(path, end)
+
+    def mark(self) -> datetime:
+        return datetime.now(UTC)
+
+    def has_passed(self, mark: datetime) -> bool:
+        oldest = oldest_in(self._folder())
+        return oldest is None or oldest > mark
 
     def is_waiting(self) -> bool:
         """Holds the folder where nobody else does, so that writers know that it will be read."""

@@ -128,6 +128,23 @@ class RedisSource:
                 pipeline.xtrim(key, minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
             pipeline.execute()
 
+    def mark(self) -> Mapping[str, str]:
+        """The newest identifier of each stream that has something in it."""
+        ends = {key: _answer(self._client.xrevrange(key, count=1)) for key in (self._keys.endings, self._keys.events)}
+        return {key: found[0][0].decode() for key, found in ends.items() if found}
+
+    def has_passed(self, mark: Mapping[str, str]) -> bool:
+        """Entries are removed once they have been applied, the oldest first."""
+        return not any(_answer(self._client.xrange(key, max=end, count=1)) for key, end in mark.items())
+
+    def run_id(self) -> str:
+        """Of this run of the server: another one after a restart. "" where an ACL forbids the question."""
+        try:
+            facts: Any = _answer(self._client.info("server"))
+        except redis.ResponseError:
+            return ""
+        return str(facts.get("run_id", ""))
+
     def is_waiting(self) -> bool:
         with self.address.glance(GLANCE_SECONDS) as client:
             return not self._refused and not _answer(client.exists(self._keys.lease))

@@ -124,6 +124,11 @@ class TaskAttempt(Delivery):
         verbose_name_plural = _("task attempts")
         ordering = ("publication", "generation", "nesting", "number", "seen")
         constraints = (models.UniqueConstraint(fields=["run", "delivery"], name="taskops_attempt_delivery"),)
+        indexes = (
+            models.Index(
+                fields=["boot_id"], name="taskops_attempt_started", condition=models.Q(state=TaskState.STARTED)
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.run_id} #{self.number} {self.state}"

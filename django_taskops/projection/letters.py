@@ -86,9 +86,9 @@ def _update(letter: DeadLetter, status: LetterStatus, result: Merged, described:
 
 
 def _description(died: Delivery) -> str:
-    if not died.exception_type:
+    if not died.exception_type and not died.exception_message:
         return str(DeadLetterReason(died.reason).label)
-    text = f"{died.exception_type}: {died.exception_message}"
+    text = f"{died.exception_type}: {died.exception_message}".removeprefix(": ")
     return text if len(text) <= DESCRIPTION_MAX_CHARS else f"{text[: DESCRIPTION_MAX_CHARS - 1]}…"
 
 

@@ -97,7 +97,7 @@ def _known(run: Run, attempts: Mapping[str, Delivery], events: Sequence[Event]) 
 def _choose(known: Iterable[Delivery], newest: Epoch) -> Delivery:
     """The delivery that a run shows: the first success of the newest epoch, else its newest delivery."""
     known = list(known)
-    current = [delivery for delivery in known if delivery.epoch == newest and not delivery.never_sent]
+    current = [delivery for delivery in known if delivery.epoch == newest and delivery.counts]
     if succeeded := [delivery for delivery in current if delivery.state == TaskState.SUCCESS]:
         return min(succeeded, key=_order)
     chosen = max(current, key=_order, default=Delivery(publication=newest[0], generation=newest[1]))
@@ -236,7 +236,7 @@ def _settled(known: Iterable[Delivery]) -> set[Epoch]:
     """Epochs with a success, or whose newest delivery ended as the task wanted."""
     newest: dict[Epoch, Delivery] = {}
     for delivery in sorted(known, key=_order):
-        if not delivery.never_sent:
+        if delivery.counts:
             newest[delivery.epoch] = delivery
     ignored = {epoch for epoch, delivery in newest.items() if delivery.state == TaskState.IGNORED}
     return ignored | {delivery.epoch for delivery in known if delivery.state == TaskState.SUCCESS}

@@ -103,6 +103,11 @@ class Delivery:
         return ended and self.state != TaskState.SUCCESS and not self.never_sent
 
     @property
+    def counts(self) -> bool:
+        """False for what was not a delivery of its own: nothing was sent, or what was sent again has been refused."""
+        return not self.never_sent and self.reason != QuietReason.DUPLICATE
+
+    @property
     def never_sent(self) -> bool:
         """True where nothing was delivered: it stands for what a canvas will not do."""
         return self.verdict == EventKind.UPSTREAM_FAILED

@@ -16,7 +16,7 @@ from django.db.models import Q
 from ..conf import conf
 from ..events import Beat, Event, EventKind, Record
 from ..models import OutboxEntry, OutboxKind, OutboxStatus, RunEnvelope, TaskAttempt, TaskRun
-from ..states import SETTLED
+from ..states import SETTLED, QuietReason
 from . import beats, bulk, letters, rows
 from .merge import Merged, Run, merge
 
@@ -138,8 +138,21 @@ def claim(key: str, holder: str) -> str:
     """The holder of `key`, written once and never changed."""
     entry = OutboxEntry(kind=OutboxKind.CLAIM, key=f"claim:{key}", payload={"holder": holder}, status=OutboxStatus.DONE)
     OutboxEntry.objects.bulk_create([entry], ignore_conflicts=True)
-    held: str = OutboxEntry.objects.get(key=f"claim:{key}").payload["holder"]
-    return held
+    return holder_of(key)
+
+
+def holder_of(key: str) -> str:
+    """The holder of `key`, "" for nobody."""
+    found = OutboxEntry.objects.filter(key=f"claim:{key}").values_list("payload", flat=True).first()
+    return str(found["holder"]) if found else ""
+
+
+def lock_for_writing() -> None:
+    """SQLite has one lock, which has to be taken before anything is read that is then written. Inside a transaction."""
+    connection = connections[conf.DATABASE]
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE taskops_taskrun SET id = id WHERE 0")
 
 
 def database_id(*, create: bool) -> str:
@@ -187,23 +200,27 @@ def _limit(milliseconds: Mapping[str, int]) -> None:
 
 
 def _locked_runs(by_task: Mapping[str, Sequence[Event]]) -> dict[int, Run]:
-    connection = connections[conf.DATABASE]
-    if connection.vendor == "sqlite":
-        with connection.cursor() as cursor:  # takes the one lock there is before anything is read
-            cursor.execute("UPDATE taskops_taskrun SET id = id WHERE 0")
+    lock_for_writing()
     found = TaskRun.objects.select_for_update().filter(task_id__in=by_task).order_by("pk")
     return {values[0]: rows.run_from(values) for values in found.values_list(*rows.RUN_COLUMNS)}
 
 
 def _attempts(runs: Mapping[int, Run], events: Iterable[Event]) -> Mapping[int, Sequence[TaskAttempt]]:
-    """The stored attempts that `events` mention, those whose end settles their epoch, and those never sent."""
+    """The stored attempts that `events` mention, those whose end settles their epoch, and those never sent; all of a
+    run that shows a delivery which is refused now."""
     found: dict[int, list[TaskAttempt]] = defaultdict(list)
     if runs:
         mentioned = {event.delivery for event in events if event.delivery}
         wanted = Q(delivery__in=mentioned) | Q(state__in=SETTLED) | Q(verdict=EventKind.UPSTREAM_FAILED)
+        if refused := {event.task_id for event in events if _is_refused(event)}:
+            wanted |= Q(run__in=[pk for pk, run in runs.items() if run.task_id in refused])
         for attempt in TaskAttempt.objects.filter(wanted, run__in=runs).order_by():
             found[attempt.run_id].append(attempt)
     return found
+
+
+def _is_refused(event: Event) -> bool:
+    return event.outcome is not None and event.outcome.reason == QuietReason.DUPLICATE
 
 
 def _write_attempts(merged: Mapping[int, Merged]) -> None:

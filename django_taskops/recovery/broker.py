@@ -59,9 +59,21 @@ def publish(app: Celery, envelope: Envelope, *, declare_unknown: bool = False) -
 
 
 @contextmanager
+def read_connection(app: Celery) -> Iterator[Connection]:
+    """To where workers read, with a limit of five seconds for each answer. Raises where it can't be reached."""
+    with _opened(app.connection_for_read(connect_timeout=TIMEOUT_SECONDS)) as connection:
+        yield connection
+
+
+@contextmanager
 def _connection(app: Celery) -> Iterator[Connection]:
     """A new one, since one of a pool may have died unnoticed and would have to be tried twice."""
-    connection: Connection = app.connection_for_write(connect_timeout=TIMEOUT_SECONDS)
+    with _opened(app.connection_for_write(connect_timeout=TIMEOUT_SECONDS)) as connection:
+        yield connection
+
+
+@contextmanager
+def _opened(connection: Connection) -> Iterator[Connection]:
     options = _OPTIONS.get(connection.transport.driver_type, {})
     connection.transport_options = {**(connection.transport_options or {}), **options}
     with connection:

@@ -12,10 +12,13 @@ from typing import Any
 from django.db import InterfaceError, OperationalError
 
 from ..capture.pulse import seconds_between_beats
+from ..capture.worker import BOOT_ID
 from ..conf import conf
 from ..projection.connection import own_connection
+from . import retention
 from .lease import Lease
 from .outbox import carry_out
+from .reaper import Reaper
 from .requeue import settle_interrupted
 
 LONGEST_PASS_SECONDS = 2.0
@@ -32,7 +35,7 @@ class Housekeeper:
 
     def __init__(self, chores: Sequence[Callable[[], object]]) -> None:
         self._chores = chores
-        self._lease = Lease(LEASE, min(LONGEST_LEASE_SECONDS, conf.WORKER_TIMEOUT / 2))
+        self._lease = Lease(LEASE, lease_seconds())
         self._stopping = threading.Event()
         self._logged: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="taskops-housekeeper", daemon=True)
@@ -77,9 +80,13 @@ class Housekeeper:
             logger.warning("django-taskops: %s", message, exc_info=error)
 
 
+def lease_seconds() -> float:
+    return min(LONGEST_LEASE_SECONDS, conf.WORKER_TIMEOUT / 2)
+
+
 def start(**_signal: Any) -> None:
     """When a worker is ready."""
-    housekeeper = Housekeeper([carry_out, settle_interrupted])
+    housekeeper = Housekeeper([carry_out, settle_interrupted, Reaper(BOOT_ID), retention.chore])
     _housekeepers.append(housekeeper)
     housekeeper.start()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import current_app
@@ -13,6 +13,7 @@ from kombu.utils import json
 
 from ..capture.envelope import Envelope
 from ..conf import conf
+from ..events import EventKind
 from ..exceptions import EnvelopeError, NotRequeueable
 from ..models import DeadLetter, TaskRun
 from ..projection import writer
@@ -39,11 +40,27 @@ def envelope_refusal(letter: DeadLetter) -> NotRequeueable | None:
 
 
 def check_idle(letter: DeadLetter, run: TaskRun) -> None:
-    """Raises NotRequeueable where the broker has delivered the task again. Under the lock of the run."""
-    if (run.publication, run.generation) == (letter.publication, letter.generation) and not run.ready:
+    """Raises NotRequeueable where the broker has delivered the task again, or is about to. Under the lock of the
+    run."""
+    if (run.publication, run.generation) != (letter.publication, letter.generation) or run.ready:
+        return
+    due = redelivery_due(run)
+    if due is None:
         raise NotRequeueable(
             "running", f"the broker has delivered it again, its state is {run.state}: wait for its end, or force it"
         )
+    if due > datetime.now(UTC):
+        raise NotRequeueable(
+            "redelivery_pending",
+            f"its worker was lost, and the broker delivers it again by {due:%Y-%m-%d %H:%M} UTC: wait until then, or "
+            "force it",
+        )
+
+
+def redelivery_due(run: TaskRun) -> datetime | None:
+    """By when the broker delivers again what a lost worker held; None where it held nothing."""
+    due = run.retry_at if run.verdict == EventKind.ABANDONED else None
+    return timezone.make_aware(due) if due is not None and timezone.is_naive(due) else due
 
 
 def notes(letter: DeadLetter) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
+from .. import journal
 from ..capture import headers as own
 from ..capture.call import app_of
 from ..capture.envelope import Envelope
@@ -31,6 +32,7 @@ from .message import Changes, message_for
 logger = logging.getLogger("django_taskops")
 
 INTERRUPTED_AFTER = timedelta(minutes=5)
+MAX_SUPERSEDED = 20  # generations; those before have been superseded by the requeues before
 
 
 def requeue(
@@ -63,6 +65,7 @@ def requeue(
     try:
         publish(app_of(sending.envelope), sending.envelope)
     except Unconfirmed as error:
+        _supersede(dead_letter, sending)
         raise NotRequeueable(
             "not_confirmed",
             "the broker did not answer, it may have the message: the letter stays requeued, and opens again in five "
@@ -73,6 +76,7 @@ def requeue(
         raise NotRequeueable(
             "not_sent", f"the broker did not take the message, the letter is open again: {error!r}"
         ) from error
+    _supersede(dead_letter, sending)
     return _confirm(dead_letter, sending, decision)
 
 
@@ -120,6 +124,18 @@ def _commit_intent(letter: DeadLetter, changes: Changes, decision: Decided, *, f
     )
 
 
+def _supersede(letter: DeadLetter, sending: _Sending) -> None:
+    """From now on workers refuse older messages of the task, should the broker deliver them again. Never raises: what
+    runs twice then is the task's own business, as it is without us."""
+    newer = sending.generation if not letter.requeued_as else letter.generation + 1
+    try:
+        for generation in range(max(letter.generation, newer - MAX_SUPERSEDED), newer):
+            key = own.superseded(letter.task_id, letter.publication, generation)
+            journal.current().claim(key, f"it was put back as {sending.task_id}, generation {sending.generation}")
+    except Exception:
+        logger.warning("django-taskops: older messages of %s may run again", letter.task_id, exc_info=True)
+
+
 def _confirm(letter: DeadLetter, sending: _Sending, decision: Decided) -> Decision:
     """Never raises: the message is on its way. What can't be written now is settled by the housekeeper, and the
     worker tells the whole call again."""
@@ -165,6 +181,8 @@ def settle_interrupted() -> None:
                 _settle(intent, OutboxStatus.FAILED, "the letter is gone")
                 continue
             run = TaskRun.objects.select_for_update().get(pk=letter.run_id)
+            if not OutboxEntry.objects.filter(pk=intent.pk, status=OutboxStatus.PENDING).exists():
+                continue  # another process has settled it
             letter.refresh_from_db(fields=["status", "sent_generation", "requeued_as"])
             decision = Decided.from_payload(intent.payload)
             if letter.status == LetterStatus.REQUEUED and not _heard_of(letter, run):

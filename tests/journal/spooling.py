@@ -36,6 +36,9 @@ class Remembering:
     def flush(self, **_signal: object) -> None:
         self.flushed = True
 
+    def holder(self, key: str) -> str:
+        return f"whoever has {key}"
+
     def claim(self, key: str, holder: str) -> str:
         return f"{key} is {holder}'s"
 

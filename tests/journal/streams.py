@@ -31,6 +31,9 @@ class Elsewhere:
     def flush(self, **_signal: object) -> None:
         pass
 
+    def holder(self, key: str) -> str:
+        return f"whoever has {key}"
+
     def claim(self, key: str, holder: str) -> str:
         raise NotImplementedError
 

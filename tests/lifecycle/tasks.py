@@ -185,6 +185,24 @@ def wait_late(key: str) -> str:
     return str(wait_for(key))
 
 
+@tracked_task(idempotent=True, max_retries=3)
+def wait_idempotent(key: str) -> str:
+    """As `wait_for`, declared harmless to run again."""
+    return str(wait_for(key))
+
+
+@tracked_task(idempotent=True, max_retries=0)
+def wait_idempotent_once(key: str) -> str:
+    """Declared harmless to run again, and granted one start."""
+    return str(wait_for(key))
+
+
+@shared_task(bind=True, max_retries=3)
+def retry_into(self: "Task[Any, Any]", queue: str) -> NoReturn:
+    """Its next attempt is sent to another queue."""
+    raise self.retry(queue=queue, countdown=0)
+
+
 @shared_task
 def log_in(user: object, password: str) -> str:
     return "in"
