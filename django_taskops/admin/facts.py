@@ -10,6 +10,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
+from ..events import EventKind
 from ..models import TaskRun
 from . import display
 
@@ -56,7 +57,9 @@ def _times(run: TaskRun) -> Iterator[Fact]:
         value=display.moment(run.finished_at),
         note=_("ran %(time)s") % {"time": ran} if ran else "",
     )
-    yield Fact(label=_("Next retry"), value=display.moment(run.retry_at))
+    comes_again = run.verdict == EventKind.ABANDONED
+    label = _("Redelivery due by") if comes_again else _("Next retry")
+    yield Fact(label=label, value=display.moment(run.retry_at))
 
 
 def _waited(run: TaskRun) -> str:

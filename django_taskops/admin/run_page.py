@@ -10,13 +10,22 @@ from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
+from django.utils.translation import pgettext_lazy
 
-from ..models import AuditEntry, DeadLetter, RunEnvelope, TaskAttempt, TaskRun
+from ..models import AuditAction, AuditEntry, DeadLetter, RunEnvelope, TaskAttempt, TaskRun
+from ..recovery.doctor import examine_run
+from ..recovery.findings import Finding, Level
 from ..states import QuietReason, TaskState
 from . import display, payload
 from .facts import related_runs, run_facts
 
 MAX_ROWS = 50
+WAITING = frozenset({TaskState.PENDING, TaskState.RECEIVED, TaskState.RETRY})
+LEVELS = {
+    Level.GOOD: pgettext_lazy("finding", "in order"),
+    Level.WARNING: pgettext_lazy("finding", "look at it"),
+    Level.BAD: pgettext_lazy("finding", "wrong"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +47,11 @@ def context(request: HttpRequest, run: TaskRun, site: str) -> dict[str, Any]:
         "run": run,
         "badge": display.badge(run.state, run.get_state_display()),
         "facts": run_facts(run, related, site),
+        "findings": _findings(run),
         "progress": _progress(run),
         "steps": steps[:MAX_ROWS],
         "never_sent": _never_sent(run),
+        "given_up": _given_up(run),
         "more_steps": len(steps) > MAX_ROWS,
         "letters": _letters(request, run),
         "audit": audit_entries(request, Q(task_id=run.task_id)),
@@ -63,6 +74,14 @@ def _never_sent(run: TaskRun) -> bool:
     return run.reason == QuietReason.UPSTREAM_FAILED
 
 
+def _given_up(run: TaskRun) -> AuditEntry | None:
+    """The verdict of the reaper on a delivery that has succeeded after all."""
+    if run.state != TaskState.SUCCESS:
+        return None
+    verdicts = AuditEntry.objects.filter(task_id=run.task_id, action=AuditAction.REAP).order_by("-pk")[:MAX_ROWS]
+    return next((entry for entry in verdicts if entry.details.get("delivery") == run.delivery), None)
+
+
 def _order(delivery: TaskRun | TaskAttempt) -> tuple[str, int, int, int, int]:
     return (delivery.publication, delivery.generation, delivery.nesting, delivery.retries, delivery.seen)
 
@@ -78,6 +97,16 @@ def _step(run: TaskRun, delivery: TaskRun | TaskAttempt) -> Step:
         earlier=delivery.publication != run.publication,
         ran=display.between(delivery.started_at, delivery.finished_at),
     )
+
+
+def _findings(run: TaskRun) -> list[dict[str, Any]]:
+    """Where a run that waits is, and what it waits for; of the recorder, the line above the page has told."""
+    found = examine_run(run) if run.state in WAITING else []
+    return [{"finding": each, "badge": _level(each)} for each in found if not each.code.startswith("recorder_")]
+
+
+def _level(finding: Finding) -> SafeString:
+    return display.tone(finding.level, LEVELS[finding.level])
 
 
 def _progress(run: TaskRun) -> dict[str, Any] | None:
