@@ -41,14 +41,15 @@ class Pulse:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, *, last_beat: bool = True) -> None:
         """The last beat says that it is the last. Only the first call has an effect."""
         if self._stopping.is_set():
             return
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(SECONDS_TO_STOP)
-        self._beat(stopped=True)
+        if last_beat:
+            self._beat(stopped=True)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -18,8 +18,8 @@ from .housekeeper import LEASE, lease_seconds
 from .judgement import Judgement, execute
 from .lease import Lease
 from .reaper import Reaper
+from .workers import REAPER
 
-NAME = "taskops_reap"
 ROUNDS = 5  # the end of a run is missed after three beats without it, a message after two looks
 
 
@@ -39,18 +39,29 @@ def reap(*, timeout: float | None = None, dry_run: bool = False) -> Reaped:
     meanwhile where nobody does. Gives up after `timeout` seconds, by default three times that and a minute. `dry_run`
     ends nothing and counts what would be ended.
 
-    Does nothing where a worker's housekeeper does it already. Not inside a transaction.
+    Does nothing where a worker's housekeeper does it already, which takes up to a minute to find out. Not inside a
+    transaction.
     """
     lease = Lease(LEASE, lease_seconds())
     seconds = 3 * conf.WORKER_TIMEOUT + 60 if timeout is None else timeout
-    if not lease.hold():
+    if not _take(lease):
         return Reaped(judged=False, busy=True, why="a worker does this already: there is nothing to do by hand")
     try:
-        with _beating() as boot_id, _draining():
+        with _beating() as boot_id:
             reaper = Reaper(boot_id, execute=list if dry_run else execute)
             return _reap(reaper, lease, time.monotonic() + seconds)
     finally:
         lease.release()
+
+
+def _take(lease: Lease) -> bool:
+    """Waits for as long as one who was killed may still seem to hold it."""
+    deadline = time.monotonic() + 1.5 * lease.seconds
+    while not lease.hold():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(lease.seconds / 20)
+    return True
 
 
 def _reap(reaper: Reaper, lease: Lease, deadline: float) -> Reaped:
@@ -72,28 +83,21 @@ def _reason(judgement: Judgement) -> str:
 
 @contextmanager
 def _beating() -> Iterator[str]:
-    """This process beats as a worker does, so that it sees that beats come through."""
-    pulse = Pulse(lambda: {"worker": NAME, "pool": NAME}, boot_id=str(uuid4()))
+    """This process beats as a worker does, so that it sees that beats come through; and drains, where nobody else does:
+    one holds, the others stand by."""
+    stopping = threading.Event()
+    drain = threading.Thread(target=_drain, args=(stopping.is_set,), name="taskops-reap-drain", daemon=True)
+    pulse = Pulse(lambda: {"worker": REAPER, "pool": REAPER}, boot_id=str(uuid4()))
+    drain.start()
     pulse.start()
     try:
         yield pulse.boot_id
     finally:
-        pulse.stop()
+        pulse.stop(last_beat=False)
         journal.flush()
-        WorkerBeat.objects.filter(boot_id=pulse.boot_id).delete()
-
-
-@contextmanager
-def _draining() -> Iterator[None]:
-    """While somebody else does, that does no harm: one holds, the others stand by."""
-    stopping = threading.Event()
-    thread = threading.Thread(target=_drain, args=(stopping.is_set,), name="taskops-reap-drain", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
         stopping.set()
-        thread.join()
+        drain.join()
+        WorkerBeat.objects.filter(boot_id=pulse.boot_id).delete()
 
 
 def _drain(until: Callable[[], bool]) -> None:

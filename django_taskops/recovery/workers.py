@@ -18,6 +18,7 @@ from ..models import WorkerBeat
 from ..projection.beats import MAX_TASKS
 
 MAX_WORKERS = 200
+REAPER = "taskops_reap"  # what a process that reaps by hand says of itself: it beats, and runs nothing
 AHEAD = timedelta(seconds=5)
 BEHIND = timedelta(seconds=60)  # a beat travels for a while, so that an older instant proves little
 
@@ -66,8 +67,10 @@ class SeenWorker:
 
 
 def seen() -> list[SeenWorker]:
-    """The workers that were heard of last, the newest boot first. One query."""
-    rows = with_clock(WorkerBeat.objects.defer("tasks")).order_by(F("applied_at").desc(nulls_last=True), "-pk")
+    """The workers that were heard of last, the newest boot first, without processes that only reap. One query."""
+    rows = with_clock(WorkerBeat.objects.exclude(pool=REAPER).defer("tasks")).order_by(
+        F("applied_at").desc(nulls_last=True), "-pk"
+    )
     return sorted((of_row(row) for row in rows[:MAX_WORKERS]), key=lambda worker: -worker.pk)
 
 
