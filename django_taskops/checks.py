@@ -83,10 +83,18 @@ def check_migrated(databases: Sequence[str] | None = None, **_kwargs: Any) -> li
         return [_not_migrated(f"Database {conf.DATABASE!r} can't be read: {error}")]
     if "taskops_taskrun" not in tables:
         return [_not_migrated(f"Database {conf.DATABASE!r} has no tables of django-taskops: no task is recorded.")]
-    if "taskops_quarantinedentry" not in tables:
+    if "taskops_quarantinedentry" not in tables or not _workers_have_numbers():
         message = f"Database {conf.DATABASE!r} lacks tables of this release: what is recorded waits in the journal."
         return [Error(message, hint=_hint_to_migrate(), id="taskops.E005")]
     return []
+
+
+def _workers_have_numbers() -> bool:
+    """A column of the newest migration."""
+    connection = connections[conf.DATABASE]
+    with connection.cursor() as cursor:
+        columns = connection.introspection.get_table_description(cursor, "taskops_workerbeat")
+    return any(column.name == "number" for column in columns)
 
 
 _WRITING_MODES = ("IMMEDIATE", "EXCLUSIVE")

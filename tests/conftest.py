@@ -4,8 +4,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
+from celery import current_app
 from celery.exceptions import SoftTimeLimitExceeded
 from django.db import connections
 from pytest_django import DjangoDbBlocker, Settings
@@ -68,6 +70,13 @@ def queue(broker: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> I
     with publishing_to(broker):
         yield _publish_to(own, settings, monkeypatch)
     own.remove()
+
+
+@pytest.fixture
+def declared_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app knows the queues that the project declares, and none of those to which other tests have published."""
+    amqp: Any = current_app.amqp
+    monkeypatch.setattr(amqp, "queues", amqp.Queues(current_app.conf.task_queues))
 
 
 @pytest.fixture

@@ -49,7 +49,10 @@ def discarded(task_id: object, headers: Mapping[str, Any]) -> str:
 
 
 def superseded(task_id: str, publication: str, generation: int) -> str:
-    """The key that is held in the journal where messages of this generation, should they come again, must not run."""
+    """The key that is held in the journal where messages of this generation, should they come again, must not run. ""
+    where the publisher has not this app: then a message of today looks like one of yesterday under the same id."""
+    if not publication:
+        return ""
     return f"superseded:{uuid5(_NAMESPACE, f'{task_id}/{publication}/{generation}')}"
 
 

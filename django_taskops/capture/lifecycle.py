@@ -102,7 +102,7 @@ def _superseded_by(request: Any) -> str:
     who = own.identity(vars(request))
     key = own.superseded(storable_id(request.id), who["publication"], who["generation"])
     try:
-        return journal.current().holder(key)
+        return journal.current().holder(key) if key else ""
     except Exception as error:  # noqa: BLE001 whatever the journal raises: a task that may run runs
         let_limit_through(error)
         return ""

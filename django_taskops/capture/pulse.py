@@ -14,11 +14,12 @@ from . import headers as own
 from .lifecycle import now
 from .shield import shielded
 from .text import storable, storable_id
-from .worker import BOOT_ID, in_main_process
+from .worker import boot_id, in_main_process
 
 LONGEST_SECONDS = 5.0
 BEATS_PER_TIMEOUT = 4
 MAX_HELD = 1000
+UNKNOWN = -1
 BEATS_BETWEEN_TASKS = 60  # then their names are said again, whether they have changed or not
 SECONDS_TO_STOP = 2.0
 MAX_LOOKS = 20
@@ -29,11 +30,12 @@ logger = logging.getLogger("django_taskops")
 class Pulse:
     """A thread. `look` is asked at each beat for what is to be said beside the process: fields of `Beat`."""
 
-    def __init__(self, look: Callable[[], Mapping[str, Any]], boot_id: str = BOOT_ID) -> None:
+    def __init__(self, look: Callable[[], Mapping[str, Any]], boot_id: str) -> None:
         self.boot_id = boot_id
         self.number = 0
         self._look = look
         self._started_at = now()
+        self._seen: Mapping[str, Any] = {}
         self._told: frozenset[str] = frozenset()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="taskops-pulse", daemon=True)
@@ -59,7 +61,7 @@ class Pulse:
     @shielded
     def _beat(self, *, stopped: bool = False) -> None:
         self.number += 1
-        said = dict(self._look())
+        said = self._said()
         tasks = frozenset(said.pop("tasks", ()))
         if tasks == self._told and self.number % BEATS_BETWEEN_TASKS:
             said["tasks"] = None
@@ -80,6 +82,15 @@ class Pulse:
         )
         journal.current().append_later(beat)
 
+    def _said(self) -> dict[str, Any]:
+        """What `look` sees; where it fails, what it saw last, and that nobody knows what is held."""
+        try:
+            self._seen = self._look()
+        except Exception:
+            logger.debug("django-taskops: a beat without what is held", exc_info=True)
+            self._seen = {**self._seen, "running": (), "reserved": (), "held": UNKNOWN}
+        return dict(self._seen)
+
 
 def seconds_between_beats() -> float:
     return min(LONGEST_SECONDS, conf.WORKER_TIMEOUT / BEATS_PER_TIMEOUT)
@@ -87,7 +98,7 @@ def seconds_between_beats() -> float:
 
 def start(sender: Any = None, **_signal: Any) -> None:
     """When a worker is ready. `sender` is its consumer."""
-    pulse = Pulse(_Look(sender))
+    pulse = Pulse(_Look(sender), boot_id())
     _pulses.append(pulse)
     pulse.start()
 
@@ -162,5 +173,5 @@ def _held(request: Any) -> Held:
 def _spool_lag() -> float:
     try:
         return round(journal.spool_lag(), 3)
-    except OSError:
+    except Exception:  # noqa: BLE001 a folder or a setting that can't be used: nothing waits there
         return 0.0

@@ -84,6 +84,8 @@ def after_task_publish(headers: Any = None, body: Any = None, **kwargs: Any) -> 
 @shielded
 def worker_init(sender: Any = None, **_kwargs: Any) -> None:
     """Before the worker builds its consumer, strategies and tracers, and before it forks."""
+    from . import roll_call  # noqa: F401 registers its question; much to import, for processes that are no worker
+
     worker.note_main_process()
     consumer.install(sender.app)
     take_over(sender.app)

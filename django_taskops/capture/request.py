@@ -39,7 +39,7 @@ class TaskOpsRequest:
     since that begins with the result backend, which may be down."""
 
     taskops_requeued = False  # the message goes back to the broker, or another attempt is on its way
-    taskops_put_back = False  # the first of the two
+    taskops_error: Any = None  # what it has failed with, as the main process is told
     taskops_succeeded = False
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
@@ -50,14 +50,13 @@ class TaskOpsRequest:
                 _tell_error(self, EventKind.TIMED_OUT, TimeLimitExceeded(timeout))
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        self.taskops_error = getattr(exc_info, "exception", None)
         if not hasattr(super(), "_success_was_stored"):
             _look_for_success(self, exc_info)
         try:
             return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
         finally:
             told_by_child = args[1] if len(args) > 1 else kwargs.get("return_ok", False)
-            if self.taskops_put_back and isinstance(_error_of(exc_info), WorkerLostError):
-                _tell_error(self, EventKind.ABANDONED, _error_of(exc_info))
             if not (told_by_child or self.taskops_requeued or self.taskops_succeeded):
                 _tell_failure(self, exc_info)
 
@@ -80,7 +79,8 @@ class TaskOpsRequest:
 
     def reject(self, requeue: bool = False) -> Any:
         if requeue and not self.acknowledged:  # type: ignore[attr-defined]
-            self.taskops_requeued = self.taskops_put_back = True
+            self.taskops_requeued = True
+            _tell_put_back(self)
         return super().reject(requeue=requeue)  # type: ignore[misc]
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> Any:
@@ -94,7 +94,9 @@ class TaskOpsRequest:
         try:
             return super()._announce_cancelled(*args, **kwargs)  # type: ignore[misc]
         finally:
-            if not put_back:
+            if put_back:
+                _tell(self, EventKind.ABANDONED, Outcome(reason=DeadLetterReason.CANCELLED))
+            else:
                 _tell_end(self, EventKind.CANCELLED, Outcome(**routing(self.task)))  # type: ignore[attr-defined]
 
 
@@ -125,6 +127,15 @@ def _running(request: Any) -> Iterator[None]:
 
 
 @shielded
+def _tell_put_back(request: Any) -> None:
+    """The broker has it again, and delivers it to whoever comes next."""
+    error = _unwrapped(request.taskops_error)
+    lost = isinstance(error, WorkerLostError)
+    outcome = outcome_of(error, reason=DeadLetterReason.WORKER_LOST) if lost else Outcome()
+    _tell(request, EventKind.ABANDONED, outcome)
+
+
+@shielded
 def _tell_failure(request: Any, exc_info: Any) -> None:
     error = _error_of(exc_info)
     if isinstance(error, (Ignore, Reject, Retry)) or type(error).__name__ == "Terminated":
@@ -138,19 +149,21 @@ def _tell_failure(request: Any, exc_info: Any) -> None:
 
 
 def _error_of(exc_info: Any) -> Any:
+    return _unwrapped(exc_info.exception)
+
+
+def _unwrapped(error: Any) -> Any:
     """billiard wraps what comes from a child."""
-    error = exc_info.exception
     return getattr(error, "exc", error) if type(error).__name__ == "ExceptionWithTraceback" else error
 
 
 @shielded
 def _tell_error(request: Any, kind: EventKind, error: BaseException) -> None:
-    reason = DeadLetterReason.WORKER_LOST if kind is EventKind.ABANDONED else ""
-    outcome = outcome_of(error, reason=reason, **routing(request.task))
+    outcome = outcome_of(error, **routing(request.task))
     (_tell if kind in _NO_END else _tell_end)(request, kind, outcome)
 
 
-_NO_END = (EventKind.RETRIED, EventKind.ABANDONED, EventKind.BROKE)  # the last may be said of a task that has succeeded
+_NO_END = (EventKind.RETRIED, EventKind.BROKE)  # the second may be said of a task that has succeeded
 
 
 @shielded

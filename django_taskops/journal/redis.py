@@ -18,7 +18,7 @@ from weakref import WeakSet
 import redis
 
 from ..conf import conf
-from ..events import Record
+from ..events import Beat, Record
 from .base import Journal
 from .bounds import is_bad_ending
 from .client import Address
@@ -244,7 +244,7 @@ class RedisJournal:
         if not stream.full:
             commands.append((packed(b"XADD", stream.key, b"*", FIELD, encode(event)), self._confirm))
             self._unconfirmed.append(event)
-        elif stream is self._events:
+        elif stream is self._events and not isinstance(event, Beat):
             self.dropped[event.kind] += 1
         else:
             self._refused.append(event)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from ..events import Record
+from ..events import Beat, Record
 from . import collector
 from .base import Journal
 from .bounds import is_bad_ending
@@ -66,7 +66,7 @@ class SpoolJournal:
         ending = is_bad_ending(event)
         if self._keep(writer, encode(event), ending=ending):
             return
-        if ending:
+        if ending or isinstance(event, Beat):  # a worker must not look dead for want of room
             else_to(event)
         else:
             self._drop(writer, event)

@@ -41,3 +41,23 @@ class WorkerBeat(models.Model):
 
     def __str__(self) -> str:
         return self.worker
+
+    @property
+    def running(self) -> list[list[str]]:
+        """Delivery, task id and task name of what it runs."""
+        return list(self.details.get("running", ()))
+
+    @property
+    def reserved(self) -> list[list[str]]:
+        """The same of what waits in it."""
+        return list(self.details.get("reserved", ()))
+
+    @property
+    def names_all(self) -> bool:
+        """False where it holds more than it names, or does not know what it holds."""
+        return bool(len(self.running) + len(self.reserved) == self.details.get("held", 0))
+
+    @property
+    def lag_seconds(self) -> float:
+        """For how long something has waited in the spool of its host."""
+        return float(self.details.get("lag_seconds") or 0)

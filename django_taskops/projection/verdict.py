@@ -36,7 +36,6 @@ STATES: Mapping[EventKind, TaskState] = {
 }
 
 REASONS: Mapping[EventKind, str] = {
-    EventKind.ABANDONED: DeadLetterReason.WORKER_LOST,
     EventKind.END_LOST: DeadLetterReason.END_LOST,
     EventKind.UNDELIVERED: DeadLetterReason.UNDELIVERED,
     EventKind.BROKE: DeadLetterReason.FAILED,

@@ -7,7 +7,7 @@ what was read under these locks. Tables are always taken in the order runs, atte
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from uuid import uuid4
 
 from django.db import InterfaceError, OperationalError, connections, transaction
@@ -138,12 +138,17 @@ def claim(key: str, holder: str) -> str:
     """The holder of `key`, written once and never changed."""
     entry = OutboxEntry(kind=OutboxKind.CLAIM, key=f"claim:{key}", payload={"holder": holder}, status=OutboxStatus.DONE)
     OutboxEntry.objects.bulk_create([entry], ignore_conflicts=True)
-    return holder_of(key)
+    held: str = OutboxEntry.objects.get(key=f"claim:{key}").payload["holder"]
+    return held
 
 
 def holder_of(key: str) -> str:
-    """The holder of `key`, "" for nobody."""
-    found = OutboxEntry.objects.filter(key=f"claim:{key}").values_list("payload", flat=True).first()
+    """The holder of `key`, "" for nobody. On PostgreSQL it waits for 0.2 s at most."""
+    limits = {"lock_timeout": LOCK_WAIT_MILLISECONDS, "statement_timeout": LOCK_WAIT_MILLISECONDS}
+    limited = connections[conf.DATABASE].vendor == "postgresql"  # a transaction of SQLite's may take the write lock
+    with transaction.atomic(using=conf.DATABASE) if limited else nullcontext():
+        _limit(limits)
+        found = OutboxEntry.objects.filter(key=f"claim:{key}").values_list("payload", flat=True).first()
     return str(found["holder"]) if found else ""
 
 

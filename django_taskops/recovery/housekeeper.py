@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connections
 
 from ..capture.pulse import seconds_between_beats
-from ..capture.worker import BOOT_ID
+from ..capture.worker import boot_id
 from ..conf import conf
 from ..projection.connection import own_connection
 from . import retention
@@ -61,6 +61,8 @@ class Housekeeper:
             while not self._stopping.wait(_seconds_between_passes()):
                 if self._lease.hold():
                     self._pass()
+                else:
+                    connections[conf.DATABASE].close()  # it stands by, maybe for ever
         finally:
             self._lease.release()
 
@@ -86,7 +88,7 @@ def lease_seconds() -> float:
 
 def start(**_signal: Any) -> None:
     """When a worker is ready."""
-    housekeeper = Housekeeper([carry_out, settle_interrupted, Reaper(BOOT_ID), retention.chore])
+    housekeeper = Housekeeper([carry_out, settle_interrupted, Reaper(boot_id()), retention.chore])
     _housekeepers.append(housekeeper)
     housekeeper.start()
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery import current_app
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 
 from .. import journal
 from ..capture import headers as own
@@ -39,13 +39,17 @@ class Judgement:
     retry_at: datetime | None = None
     rerun: bool = False
 
+    @property
+    def about(self) -> TaskRun | TaskAttempt:
+        return self.attempt or self.run
+
     def event(self) -> Event:
-        run, about = self.run, self.attempt or self.run
+        run, about = self.run, self.about
         outcome = Outcome(
             reason=self.reason,
             exception_message=self.description,
             retry_at=self.retry_at,
-            **_routing(run.task_name),
+            **{**_routing(run.task_name), **({"dead_letter": True} if self.rerun else {})},  # it is what is put back
         )
         return Event(
             kind=self.kind,
@@ -71,11 +75,24 @@ def execute(judgements: Sequence[Judgement]) -> list[Judgement]:
     """Those that were carried out; quietly not those whose run has gone on meanwhile."""
     done: list[Judgement] = []
     for start in range(0, len(judgements), CHUNK):
-        done += _execute({each.run.pk: each for each in judgements[start : start + CHUNK]})
+        done += _execute_safely(judgements[start : start + CHUNK])
     for each in done:
         if each.reason == DeadLetterReason.POISON:
             _keep_from_coming_again(each)
     return done
+
+
+def _execute_safely(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """One that can't be written keeps nobody from the others. Raises where the database is away."""
+    try:
+        return _execute({each.run.pk: each for each in judgements})
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception:
+        if len(judgements) > 1:
+            return [done for each in judgements for done in _execute_safely([each])]
+        logger.exception("django-taskops: %s can't be given the end it has come to", judgements[0].run.task_id)
+        return []
 
 
 def _execute(judgements: Mapping[int, Judgement]) -> list[Judgement]:
@@ -99,7 +116,7 @@ def _place(run: TaskRun) -> tuple[object, ...]:
 
 def _audit(judgement: Judgement) -> AuditEntry:
     run = judgement.run
-    about = judgement.attempt or run
+    about = judgement.about
     return AuditEntry(
         action=AuditAction.REAP,
         why=judgement.description,
@@ -132,6 +149,8 @@ def _keep_from_coming_again(judgement: Judgement) -> None:
     """The broker may still have a message that keeps killing workers: those with this app refuse it from now on."""
     run = judgement.run
     key = own.superseded(run.task_id, run.publication, run.generation)
+    if not key:
+        return
     try:
         journal.current().claim(key, "it keeps killing workers, and waits as a dead letter")
     except Exception:

@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from ..models import OutboxEntry, OutboxKind, OutboxStatus
 
 RENEWALS = 3  # while a lease lasts
-LOOKS = 10
+LOOKS = 3
 
 
 class Lease:

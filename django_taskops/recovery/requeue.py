@@ -130,8 +130,8 @@ def _supersede(letter: DeadLetter, sending: _Sending) -> None:
     newer = sending.generation if not letter.requeued_as else letter.generation + 1
     try:
         for generation in range(max(letter.generation, newer - MAX_SUPERSEDED), newer):
-            key = own.superseded(letter.task_id, letter.publication, generation)
-            journal.current().claim(key, f"it was put back as {sending.task_id}, generation {sending.generation}")
+            if key := own.superseded(letter.task_id, letter.publication, generation):
+                journal.current().claim(key, f"it was put back as {sending.task_id}, generation {sending.generation}")
     except Exception:
         logger.warning("django-taskops: older messages of %s may run again", letter.task_id, exc_info=True)
 

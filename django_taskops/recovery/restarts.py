@@ -1,7 +1,7 @@
 """Whether the journal's Redis has been restarted: it may have lost what was not on its disk."""
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
 
@@ -27,14 +27,20 @@ class Restarts:
 
     def happened_since(self, instant: datetime | None) -> bool:
         """True where it was found restarted after `instant`, as some host's clock has told it."""
-        return self._since is not None and instant is not None and instant <= self._since + TOLERANCE
+        if self._since is None or instant is None:
+            return False
+        return _aware(instant) <= self._since + TOLERANCE
 
     def _note(self, run_id: str) -> None:
         entry, _created = OutboxEntry.objects.get_or_create(
             key=KEY, defaults={"kind": OutboxKind.LEASE, "status": OutboxStatus.DONE, "payload": {"run_id": run_id}}
         )
         if entry.payload.get("run_id") != run_id:
-            entry.payload = {"run_id": run_id, "since": timezone.now().isoformat()}
+            entry.payload = {"run_id": run_id, "since": datetime.now(UTC).isoformat()}
             entry.save(update_fields=["payload"])
         since = entry.payload.get("since")
-        self._run_id, self._since = run_id, datetime.fromisoformat(since) if since else None
+        self._run_id, self._since = run_id, _aware(datetime.fromisoformat(since)) if since else None
+
+
+def _aware(instant: datetime) -> datetime:
+    return timezone.make_aware(instant) if timezone.is_naive(instant) else instant

@@ -4,7 +4,6 @@ import time
 from base64 import b64decode
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Protocol
 
 import redis
@@ -74,17 +73,56 @@ class RedisSearch:
             names = {*seen.queues, *(each.queue for each in sent.values())}
             names |= _bound(channel, {each.exchange for each in sent.values()} - {""})
             client = redis.Redis(connection_pool=channel.pool)  # kombu's own adds its prefix to some commands only
-            prefix = channel.global_keyprefix
-            lists = [f"{prefix}{channel._q_for_pri(name, step)}" for name in names for step in channel.priority_steps]  # noqa: SLF001
-            messages = islice(_messages(client, lists, f"{prefix}{channel.unacked_key}"), MAX_MESSAGES + 1)
-            missing = set(sent) - seen.held
-            for count, message in enumerate(messages, start=1):
-                if count > MAX_MESSAGES or (task_id := _id_of(message)) is None:
-                    return set()
-                missing.discard(task_id)
-                if not missing:
-                    break
-            return missing
+            found = _Found(set(sent) - seen.held, sent)
+            for name in names:
+                found.look_at_queue(client, name, [_key(channel, name, step) for step in channel.priority_steps])
+            found.look_at_unacknowledged(client, f"{channel.global_keyprefix}{channel.unacked_key}")
+            return found.missing
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is still missing, while the broker is looked through: the queues first. What is fetched meanwhile is then
+    found among the unacknowledged. What goes the other way is missed: so one look is no proof."""
+
+    missing: set[str]
+    sent: Mapping[str, Sent]
+
+    def look_at_queue(self, client: Any, queue: str, keys: Iterable[str]) -> None:
+        """One that is too long, or holds what can't be told, hides what was sent to it."""
+        if not self.missing:
+            return
+        try:
+            lists = list(keys)
+            if sum(client.llen(key) for key in lists) > MAX_MESSAGES:
+                self._give_up(queue)
+                return
+            for key in lists:
+                for message in _messages(client, key):
+                    self._see(message, queue)
+        except redis.ResponseError:  # another kind of key
+            self._give_up(queue)
+
+    def look_at_unacknowledged(self, client: Any, key: str) -> None:
+        if client.hlen(key) > MAX_MESSAGES:
+            self.missing.clear()
+        for _tag, raw in client.hscan_iter(key, count=CHUNK) if self.missing else ():
+            message, _exchange, routing_key = loads(raw)
+            self._see(message, str(routing_key))
+
+    def _see(self, message: Any, queue: str) -> None:
+        task_id = _id_of(message)
+        if task_id is None:
+            self._give_up(queue)
+        else:
+            self.missing.discard(task_id)
+
+    def _give_up(self, queue: str) -> None:
+        self.missing -= {task_id for task_id in self.missing if self.sent[task_id].queue == queue}
+
+
+def _key(channel: Any, queue: str, step: int) -> str:
+    return f"{channel.global_keyprefix}{channel._q_for_pri(queue, step)}"  # noqa: SLF001
 
 
 def _bound(channel: Any, exchanges: Iterable[str]) -> set[str]:
@@ -92,16 +130,11 @@ def _bound(channel: Any, exchanges: Iterable[str]) -> set[str]:
     return {binding[2] for exchange in exchanges for binding in channel.get_table(exchange)}
 
 
-def _messages(client: Any, lists: Iterable[str], unacked: str) -> Iterator[Any]:
-    """The lists first: what is fetched meanwhile is then found in the hash. What goes the other way is missed: so one
-    look is no proof."""
-    for key in lists:
-        start = 0
-        while raws := client.lrange(key, start, start + CHUNK - 1):
-            yield from map(loads, raws)
-            start += CHUNK
-    for _tag, raw in client.hscan_iter(unacked, count=CHUNK):
-        yield loads(raw)[0]
+def _messages(client: Any, key: str) -> Iterator[Any]:
+    start = 0
+    while raws := client.lrange(key, start, start + CHUNK - 1):
+        yield from map(loads, raws)
+        start += CHUNK
 
 
 def _id_of(message: Any) -> str | None:

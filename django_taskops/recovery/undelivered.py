@@ -15,6 +15,7 @@ from ..events import EventKind
 from ..exceptions import EnvelopeError
 from ..models import RunEnvelope, TaskRun, WorkerBeat
 from ..states import DeadLetterReason, TaskState
+from . import redelivery
 from .judgement import Judgement
 from .search import Search, Seen, Sent, search_of
 
@@ -22,6 +23,7 @@ WAITING = (TaskState.PENDING, TaskState.RECEIVED, TaskState.RETRY)
 CHUNK = 500
 LOOKS_IN_TIME = 10
 LONGEST_SECONDS = 60.0
+POOLS_OF_MAIN = ("solo", "gevent", "eventlet")
 
 
 class Undelivered:
@@ -41,13 +43,15 @@ class Undelivered:
         self._due = self._clock() + _seconds_between_looks()
         self._search = self._search or search_of(current_app)
         if self._search is None:
-            return []
+            return [_judgement(run) for run in self._next() if _has_long_been_due(run)]
         seen = _seen(beats)
         self._search.look(seen.queues)
         suspects, self._missing = self._missing, frozenset()
         again = [run for run in TaskRun.objects.filter(pk__in=suspects, state__in=WAITING) if _is_overdue(run)]
         judged = [_judgement(run) for run in self._gone(self._search, again, seen)]
-        self._missing = frozenset(run.pk for run in self._gone(self._search, self._next(), seen))
+        known = _known_tasks()
+        suspected = [run for run in self._next() if run.task_name in known or run.verdict == EventKind.ABANDONED]
+        self._missing = frozenset(run.pk for run in self._gone(self._search, suspected, seen))
         return judged
 
     def _gone(self, search: Search, runs: Sequence[TaskRun], seen: Seen) -> list[TaskRun]:
@@ -67,6 +71,8 @@ class Undelivered:
             at_end = len(rows) < CHUNK or not overdue
             self._after[state] = 0 if at_end else rows[-1].pk
             found += overdue
+        if any(self._after.values()):
+            self._due = self._clock() + seconds_between_beats()  # the rest need not wait
         return found
 
 
@@ -80,8 +86,19 @@ def _is_overdue(run: TaskRun) -> bool:
     return due is not None and due < datetime.now(UTC)
 
 
+def _has_long_been_due(run: TaskRun) -> bool:
+    """Beside a broker that can't be asked: what it should have delivered again, and has not for twice the time."""
+    due = _due(run) if run.verdict == EventKind.ABANDONED else None
+    return due is not None and due + redelivery.longest_wait(current_app) < datetime.now(UTC)
+
+
+def _known_tasks() -> frozenset[str]:
+    """What workers with this app have registered, as far as is known. The others don't tell what they receive."""
+    return frozenset(name for tasks in WorkerBeat.objects.values_list("tasks", flat=True) for name in tasks)
+
+
 def _due(run: TaskRun) -> datetime | None:
-    if run.verdict == EventKind.ABANDONED:
+    if run.verdict == EventKind.ABANDONED and run.retry_at is not None:
         return _aware(run.retry_at)
     known = (run.enqueued_at, run.received_at, run.finished_at, run.retry_at, run.eta if run.received_at else None)
     last = max((at for instant in known if (at := _aware(instant)) is not None), default=None)
@@ -100,13 +117,19 @@ def _by_evidence(runs: Iterable[TaskRun]) -> Iterator[tuple[float, list[TaskRun]
 
 
 def _seen(beats: Collection[WorkerBeat]) -> Seen:
-    listed = [held for row in beats for part in ("running", "reserved") for held in row.details[part]]
-    queues = {name for row in beats for name in row.details["queues"]} | set(current_app.amqp.queues)
+    listed = [held for row in beats for held in (*row.running, *row.reserved)]
+    queues = {name for row in beats for name in row.details.get("queues", ())} | set(current_app.amqp.queues)
     return Seen(
         held=frozenset(task_id for _delivery, task_id, _name in listed),
         queues=frozenset(queues),
-        whole=len(listed) == sum(row.details["held"] for row in beats),
+        whole=all(map(_names_all, beats)),
     )
+
+
+def _names_all(beat: WorkerBeat) -> bool:
+    """False also of pools whose main process runs the tasks: what was sent to such a worker while it is busy may lie in
+    its socket, unseen."""
+    return beat.names_all and not (beat.running and beat.pool in POOLS_OF_MAIN)
 
 
 def _sent(runs: Sequence[TaskRun]) -> dict[str, Sent]:
@@ -130,8 +153,9 @@ def _envelope(blob: Any) -> Envelope | None:
 
 def _judgement(run: TaskRun) -> Judgement:
     if run.verdict == EventKind.ABANDONED:
-        said = f"{run.exception_message}; the broker has not delivered it again, and does not have it"
-        return Judgement(run=run, kind=EventKind.WORKER_LOST, reason=DeadLetterReason.WORKER_LOST, description=said)
+        said = f"{run.exception_message or 'put back'}; the broker has not delivered it again, and does not have it"
+        reason = DeadLetterReason(run.reason or DeadLetterReason.UNDELIVERED)
+        return Judgement(run=run, kind=EventKind(reason), reason=reason, description=said)
     retries = run.retries + (run.verdict == EventKind.RETRIED)
     expires = _aware(run.expires)
     if expires is not None and expires < datetime.now(UTC):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from ..models import WorkerBeat
 
+UNHEARD = -1
+
 
 @dataclass(slots=True)
 class _Heard:
@@ -24,6 +26,7 @@ class Watch:
         self._own = own
         self._timeout = timeout
         self._heard: dict[str, _Heard] = {}
+        self._named: frozenset[str] = frozenset()
         self._looked = 0.0
         self._since: float | None = None
 
@@ -39,10 +42,17 @@ class Watch:
         for boot_id, number in rows.items():
             if (heard := self._heard.get(boot_id)) is None or heard.number != number:
                 self._heard[boot_id] = _Heard(number, now)
-        for boot_id in self._heard.keys() - rows.keys():
+        for boot_id in self._heard.keys() - rows.keys() - self._named:
             del self._heard[boot_id]
         if self._since is None and came:
             self._since = now
+
+    def name(self, boot_ids: Iterable[str]) -> None:
+        """Tells of boots that others have named, as of the last look. Those of which no row is known are silent since
+        they were named first: a worker may have started a task before its first beat comes through."""
+        self._named = frozenset(boot_ids)
+        for boot_id in self._named - self._heard.keys():
+            self._heard[boot_id] = _Heard(UNHEARD, self._looked)
 
     @property
     def trusted(self) -> bool:
@@ -52,12 +62,16 @@ class Watch:
     def silence(self, boot_id: str) -> float:
         """For how many seconds nothing has been heard of it, as far as is known: less than is true after a start."""
         heard = self._heard.get(boot_id)
-        if self._since is None:
+        if self._since is None or heard is None:
             return 0.0
-        return self._looked - max(self._since, heard.at if heard else self._since)
+        return self._looked - max(self._since, heard.at)
 
     def is_silent(self, boot_id: str) -> bool:
         return self.trusted and self.silence(boot_id) >= self._timeout
+
+    def silent(self) -> frozenset[str]:
+        """All that are."""
+        return frozenset(boot for boot in self._heard if self.is_silent(boot))
 
     def _start_again(self) -> None:
         """What was heard so far is no evidence any more; the numbers are kept, to see who goes on."""

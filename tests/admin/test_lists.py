@@ -336,4 +336,5 @@ def test_only_these_tables_stand_on_the_index(desk: Client) -> None:
         "AuditEntry",
         "QuarantinedEntry",
         "Recorder",
+        "WorkerBeat",
     }

@@ -75,3 +75,10 @@ def test_the_time_of_the_send_is_that_of_the_last_requeue() -> None:
     assert abs((own.sent_at({own.PUBLICATION: earlier}) or 0) - time.time()) < 60
     assert own.sent_at({}) is None
     assert own.sent_at({own.PUBLICATION: "not hexadecimal at all"}) is None
+
+
+def test_a_message_of_a_publisher_without_this_app_is_never_superseded() -> None:
+    """One of today looks like one of yesterday under the same id."""
+    assert own.superseded("nightly", "", 0) == ""
+    assert own.superseded("nightly", "0001", 0) != own.superseded("nightly", "0002", 0)
+    assert len(own.superseded("x" * 255, "0001", 0)) < 100

@@ -1,6 +1,7 @@
 """What must not make live workers look dead, and what the reaper says where events may be lost."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,32 @@ def test_nor_does_a_redis_that_is_away(start_worker: WorkerStarter, journal_redi
     assert not AuditEntry.objects.exists()
     assert not DeadLetter.objects.exists()
     _a_killed_one_is_found(workers)
+
+
+def test_a_host_whose_drain_hangs_is_asked_whether_its_workers_live(
+    start_worker: WorkerStarter, tmp_path: Path
+) -> None:
+    """Their beats lie in its spool, and with them the ends of what they ran."""
+    here, there = (
+        start_worker(taskops={**QUICK, "JOURNAL": "spool", "SPOOL_DIR": str(tmp_path / name)}) for name in "ab"
+    )
+    _reaper_is_at_work([here, there])
+    names = [key() for _ in range(4)]
+    results = [tasks.wait_for.delay(name) for name in names]
+    eventually(lambda: TaskRun.objects.filter(state="STARTED").count() == 4)
+    (drain,) = there.drains()
+    drain.suspend()
+    seen = WorkerBeat.objects.get(pid=here.pid).number
+    eventually(lambda: WorkerBeat.objects.get(pid=here.pid).number > seen + 16, timeout=30)
+    assert WorkerBeat.objects.get(pid=there.pid).number < WorkerBeat.objects.get(pid=here.pid).number
+    assert not AuditEntry.objects.exists()
+    drain.resume()
+    for name in names:
+        tasks.let_go(name)
+
+    for result in results:
+        eventually(lambda: TaskRun.objects.get(task_id=result.id).state == "SUCCESS", timeout=30)  # noqa: B023
+    assert not DeadLetter.objects.exists()
 
 
 def test_where_redis_was_restarted_an_end_may_have_been_lost_with_it(

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,7 @@ from django_taskops.recovery import requeue
 from django_taskops.states import LetterStatus
 from tests import tasks
 from tests.lifecycle import tasks as more
-from tests.lifecycle.cases import key
+from tests.lifecycle.cases import found, key
 from tests.workers import BrokerQueue, Worker, WorkerStarter, eventually
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def test_a_worker_killed_in_the_middle(start_worker: WorkerStarter, queue: Broke
     assert f"process {doomed.pid}" in letter.description
     assert "its last beat was at" in letter.description
     assert letter.envelope
+    assert found(lost, "whole worker killed")
     for waiting in (again, timed):
         due = eventually(TaskRun.objects.filter(task_id=waiting.id, verdict="abandoned").first)
         assert (due.state, due.reason) == ("RETRY", "worker_lost")
@@ -95,11 +97,13 @@ def test_a_worker_killed_in_the_middle(start_worker: WorkerStarter, queue: Broke
 
     tasks.let_go(late)
     restore_unacknowledged()
-    for result, answer in ((again, late), (prefetched, 3)):
+    for result, answer, name in (
+        (again, late, "whole worker killed, `acks_late`"),
+        (prefetched, 3, "whole worker killed, message prefetched"),
+    ):
         assert result.get(timeout=20) == answer
-        becomes(result, "SUCCESS")
+        eventually(partial(found, result, name))
     becomes(timed, "RECEIVED")
-    assert run_of(again).starts() == 2
     assert run_of(timed).starts() == 0
     assert DeadLetter.objects.count() == 1
     assert {entry.task_id for entry in AuditEntry.objects.filter(action="reap")} == {lost.id, again.id, timed.id}
@@ -193,7 +197,7 @@ def test_a_late_task_that_takes_its_worker_down_three_times_does_not_run_again(
     eventually(lambda: run_of(result).attempts.filter(reason="duplicate").exists())
 
     assert tasks.calls(f"started:{name}") == 3
-    assert run_of(result).reason == "poison"
+    assert found(result, "whole worker killed for the third time")
     assert DeadLetter.objects.get(task_id=result.id).status == LetterStatus.OPEN
 
 
@@ -327,3 +331,20 @@ def test_an_end_that_nobody_has_told(start_worker: WorkerStarter) -> None:
     assert letter.status == LetterStatus.OPEN
     assert "lives and does not run it any more" in letter.description
     assert "Redis" not in letter.description
+    assert found(done, "its worker lives and does not run it any more")
+
+
+def test_what_is_put_back_and_waits_is_not_lost(start_worker: WorkerStarter) -> None:
+    """Its worker lives and does not run it any more, and the broker has it."""
+    start(start_worker, concurrency=1, celery={"worker_prefetch_multiplier": 1})
+    blocked, second = key(), key()
+    rejected = more.reject_late_once.delay(second)
+    blocking = tasks.wait_for.delay(blocked)
+    eventually(lambda: run_of(rejected).attempts.exists() or run_of(rejected).verdict == "abandoned")
+    tasks.let_go(blocked)
+
+    for result in (rejected, blocking):
+        becomes(result, "SUCCESS")
+    put_back = run_of(rejected).attempts.get()
+    assert (put_back.state, put_back.verdict, put_back.reason) == ("RETRY", "abandoned", "")
+    assert not DeadLetter.objects.exists()

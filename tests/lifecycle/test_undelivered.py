@@ -12,7 +12,7 @@ from django_taskops.recovery import requeue
 from django_taskops.states import LetterStatus
 from tests import tasks
 from tests.lifecycle import tasks as more
-from tests.lifecycle.cases import key
+from tests.lifecycle.cases import found, key
 from tests.servers import RedisServer, own_redis
 from tests.workers import BrokerQueue, WorkerStarter, broker_client, eventually, new_queue, publishing_to, queue_at
 
@@ -58,6 +58,7 @@ def test_a_queue_that_was_purged(start_worker: WorkerStarter, queue: BrokerQueue
     start(start_worker)
 
     letters = [undelivered(result) for result in results]
+    assert found(results[0], "queue purged")
     assert f"sent to queue {queue.name}" in letters[0].description
     assert AuditEntry.objects.filter(action="reap", outcome="undelivered").count() == 3
     requeue(letters[0])
@@ -119,8 +120,7 @@ def test_what_has_expired_in_the_broker(start_worker: WorkerStarter, queue: Brok
     start(start_worker)
 
     eventually(lambda: TaskRun.objects.get(task_id=result.id).reason == "expired", timeout=30)
-    assert TaskRun.objects.get(task_id=result.id).state == "REVOKED"
-    assert DeadLetter.objects.get(task_id=result.id).reason == "expired"
+    assert found(result, "expired in RabbitMQ")
 
 
 def test_a_retry_that_was_purged(start_worker: WorkerStarter, queue: BrokerQueue) -> None:

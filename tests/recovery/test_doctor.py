@@ -34,7 +34,7 @@ SECONDS = re.compile(r"\d+ s\b")
 
 
 @pytest.fixture(autouse=True)
-def quiet_journal(use_sources: UseSources) -> Iterator[None]:
+def quiet_journal(use_sources: UseSources, declared_queues: None) -> Iterator[None]:
     use_sources()
     queues.forget()
     yield

@@ -28,7 +28,7 @@ SECRET = "hunter2"
 
 
 @pytest.fixture(autouse=True)
-def fresh_looks() -> Iterator[None]:
+def fresh_looks(declared_queues: None) -> Iterator[None]:
     queues.forget()
     yield
     queues.forget()

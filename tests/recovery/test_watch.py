@@ -33,6 +33,9 @@ class Fleet:
     def silent(self) -> set[str]:
         return {boot for boot in (*self.numbers, "unknown") if self.watch.is_silent(boot)}
 
+    def name(self, *boots: str) -> None:
+        self.watch.name(boots)
+
 
 @pytest.fixture
 def fleet() -> Fleet:
@@ -41,11 +44,11 @@ def fleet() -> Fleet:
 
 def test_who_does_not_beat_for_the_timeout_is_silent(fleet: Fleet) -> None:
     fleet.go_on(120)
-    assert fleet.silent == {"unknown"}
+    assert fleet.silent == set()
     fleet.go_on(55, silent=("a",))
     assert "a" not in fleet.silent
     fleet.go_on(10, silent=("a",))
-    assert fleet.silent == {"a", "unknown"}
+    assert fleet.silent == {"a"}
     assert fleet.watch.silence("a") == 65
 
 
@@ -61,7 +64,7 @@ def test_nobody_is_judged_before_beats_have_come_through_for_the_timeout(fleet: 
     assert not fleet.watch.trusted
     assert fleet.silent == set()
     fleet.go_on(10, silent=("a", "b"))
-    assert fleet.silent == {"a", "b", "unknown"}
+    assert fleet.silent == {"a", "b"}
 
 
 def test_while_no_beats_come_through_nobody_is_silent(fleet: Fleet) -> None:
@@ -72,7 +75,7 @@ def test_while_no_beats_come_through_nobody_is_silent(fleet: Fleet) -> None:
     fleet.go_on(10, silent=("b",))
     assert fleet.silent == set()
     fleet.go_on(60, silent=("b",))
-    assert fleet.silent == {"b", "unknown"}
+    assert fleet.silent == {"b"}
 
 
 def test_a_short_delay_is_no_outage_and_silences_nobody(fleet: Fleet) -> None:
@@ -80,7 +83,7 @@ def test_a_short_delay_is_no_outage_and_silences_nobody(fleet: Fleet) -> None:
     fleet.go_on(25, silent=("own", "a", "b"))
     fleet.go_on(5)
     assert fleet.watch.trusted
-    assert fleet.silent == {"unknown"}
+    assert fleet.silent == set()
 
 
 def test_one_that_was_stopped_itself_begins_anew(fleet: Fleet) -> None:
@@ -89,7 +92,7 @@ def test_one_that_was_stopped_itself_begins_anew(fleet: Fleet) -> None:
     fleet.go_on(5, silent=("a",))
     assert fleet.silent == set()
     fleet.go_on(65, silent=("a",))
-    assert fleet.silent == {"a", "unknown"}
+    assert fleet.silent == {"a"}
     assert fleet.watch.silence("a") == 65
 
 
@@ -100,3 +103,26 @@ def test_rows_that_are_gone_are_forgotten(fleet: Fleet) -> None:
     fleet.numbers["a"] = 1
     fleet.go_on(5, silent=("a",))
     assert "a" not in fleet.silent
+
+
+def test_one_that_only_others_have_named_is_silent_since_then(fleet: Fleet) -> None:
+    """A worker may have started a task before its first beat comes through."""
+    fleet.go_on(300)
+    fleet.name("unknown")
+    fleet.go_on(55)
+    fleet.name("unknown")
+    assert fleet.silent == set()
+    fleet.go_on(5)
+    assert fleet.silent == {"unknown"}
+    fleet.name()
+    fleet.go_on(5)
+    assert fleet.silent == set()
+
+
+def test_its_first_beat_is_a_sign_of_life(fleet: Fleet) -> None:
+    fleet.go_on(300)
+    fleet.name("c")
+    fleet.go_on(55)
+    fleet.numbers["c"] = 1
+    fleet.go_on(50, silent=("c",))
+    assert fleet.silent == set()
