@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from example_site.embedded import ServiceUnavailable
 
-from . import drain, hang, memory, report, speed
+from . import drain, hang, memory, prune, report, speed
 from .brokers import Broker, RedisBroker, redis_broker
 from .databases import DATABASES, Database, running_database
 from .errors import NotMeasured
@@ -22,7 +22,7 @@ from .project import VARIANTS
 from .rabbitmq import rabbit_broker
 from .report import Figures
 
-PARTS = ("speed", "rabbitmq", "hang", "memory", "drain")
+PARTS = ("speed", "rabbitmq", "hang", "memory", "drain", "prune")
 
 
 def main() -> int:
@@ -52,6 +52,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=20_000, help="of each run of speed and rabbitmq")
     parser.add_argument("--memory-tasks", type=int, default=100_000)
     parser.add_argument("--events", type=int, default=60_000, help="for the drain alone")
+    parser.add_argument("--rows", type=int, default=200_000, help="for prune")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="beside each other, in speed")
     parser.add_argument("--databases", nargs="+", choices=DATABASES, default=DATABASES[:2], help="of speed")
@@ -71,6 +72,7 @@ def _measure(options: argparse.Namespace, folder: Path, figures: Figures) -> Non
         "hang": lambda: _hang(folder, figures),
         "memory": lambda: _memory(options, folder, figures),
         "drain": lambda: _drain(options, folder, figures),
+        "prune": lambda: _prune(options, folder / "prune", figures),
     }
     for part in options.only:
         try:
@@ -128,6 +130,13 @@ def _drain(options: argparse.Namespace, folder: Path, figures: Figures) -> None:
             for order in drain.ORDERS:
                 drained = drain.measure(options.events, payload, order, broker, database, folder)
                 figures.drained.append(drained)
+
+
+def _prune(options: argparse.Namespace, folder: Path, figures: Figures) -> None:
+    folder.mkdir()  # a SQLite of its own: the other parts have filled theirs
+    for name in options.databases:
+        with _services(folder, figures, name) as (broker, database):
+            figures.pruned += [prune.measure(options.rows, kind, broker, database, folder) for kind in prune.KINDS]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import psutil
 from .drain import Drained
 from .hang import Hang
 from .memory import Memory
+from .prune import KINDS, Pruning
 from .speed import Result, Run
 
 README = Path(__file__).with_name("README.md")
@@ -32,6 +33,7 @@ class Figures:
     hang: Hang | None = None
     memory: list[Memory] = field(default_factory=list)
     drained: list[Drained] = field(default_factory=list)
+    pruned: list[Pruning] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
 
@@ -40,6 +42,7 @@ def markdown(figures: Figures) -> str:
     parts += [_hang(figures.hang)] if figures.hang else []
     parts += [_memory(figures.memory)] if figures.memory else []
     parts += [_drain(figures.drained)] if figures.drained else []
+    parts += [_prune(figures.pruned)] if figures.pruned else []
     parts += ["### Not measured\n\n" + "\n".join(f"- {what}" for what in figures.missing)] if figures.missing else []
     return "\n\n".join(parts)
 
@@ -120,6 +123,11 @@ def _all_goals(figures: Figures) -> Iterator[Goal]:
     for drained in figures.drained:
         where = f"{drained.payload}, {drained.order}"
         yield Goal("drain alone", where, 20_000, drained.events_per_second, " events/s", at_least=True)
+    for pruned in figures.pruned:
+        where = f"{pruned.database}, {pruned.kind}"
+        if where == "postgresql, success":
+            yield Goal("pruning", where, 20_000, pruned.rows_per_second, " rows/s", at_least=True)
+        yield Goal("longest transaction of pruning", where, 200, pruned.longest * 1000, " ms")
 
 
 def _speed_goals(result: Result) -> Iterator[Goal]:
@@ -264,3 +272,11 @@ def _drain(drained: Sequence[Drained]) -> str:
     ]
     head = ("payload", "order", "events", "s", "CPU s of its process", "events/s")
     return "### The drain alone, on one core\n\n" + _table(head, rows)
+
+
+def _prune(pruned: Sequence[Pruning]) -> str:
+    rows = [
+        [each.database, KINDS[each.kind], f"{each.rows:,}", f"{each.seconds:.1f}", f"{each.rows_per_second:,.0f}"]
+        for each in pruned
+    ]
+    return "### Pruning alone\n\n" + _table(("database", "what is due", "runs", "s", "runs/s"), rows)

@@ -73,10 +73,11 @@ def queue(broker: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.fixture
-def declared_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+def declared_queues() -> None:
     """The app knows the queues that the project declares, and none of those to which other tests have published."""
-    amqp: Any = current_app.amqp
-    monkeypatch.setattr(amqp, "queues", amqp.Queues(current_app.conf.task_queues))
+    known: Any = current_app.amqp.queues
+    for name in [name for name in known if name.startswith("test-")]:
+        del known[name]
 
 
 @pytest.fixture

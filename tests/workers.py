@@ -262,8 +262,10 @@ class Worker:
         eventually(logged, timeout, f"{text!r} in the log of {self.name}")
 
     def kill(self) -> None:
-        """SIGKILL to the main process and its pool at once, as when a machine goes away."""
+        """SIGKILL to the main process, its pool and its drain at once, as when a machine goes away."""
+        drains = self.drains()
         os.killpg(self.pid, signal.SIGKILL)
+        _end(drains)
         self.process.wait()
 
     def settle(self) -> None:
@@ -292,6 +294,7 @@ class Worker:
         if self not in running:
             return
         running.remove(self)
+        drains = self.drains() if self.process.poll() is None else []
         self.ask_to_stop()
         try:
             self.process.wait(timeout)
@@ -300,6 +303,7 @@ class Worker:
             self.process.wait()
         finally:
             _end_group(self.pid)
+            _end(drains)  # after a cold shutdown it would write into the tables of the next test
 
 
 def _journal_holds(queue: BrokerQueue) -> bool:
@@ -317,6 +321,13 @@ def _is_drain(process: psutil.Process) -> bool:
         return DRAIN in process.cmdline()
     except psutil.Error:  # it ends just now
         return False
+
+
+def _end(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, STOP_SECONDS)
 
 
 def _end_group(pid: int) -> None:

@@ -32,6 +32,6 @@ def test_what_happens_is_told_though_no_result_can_be_stored(start_worker: Worke
     published = {name: publish() for name, publish in CASES.items()}
 
     for name, result in published.items():
-        eventually(partial(found, result, name), timeout=30)
+        eventually(partial(found, result, name), timeout=60)
     (attempt,) = run_of(published["result backend down, an exception"]).attempts.all()
     assert attempt.exception_type == "tests.tasks.Declined"

@@ -303,6 +303,7 @@ def test_a_rolling_restart_loses_nothing(start_worker: WorkerStarter) -> None:
     old.wait_for_log("Warm shutdown")
     start(start_worker)
     assert tasks.add.delay(1, 1).get(timeout=20) == 2
+    eventually(lambda: WorkerBeat.objects.count() == 2)
     seen = {beat.pid: beat.number for beat in WorkerBeat.objects.all()}
     eventually(lambda: all(beat.number > seen[beat.pid] + 10 for beat in WorkerBeat.objects.all()))
     assert run_of(result).state == "STARTED"
