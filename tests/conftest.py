@@ -132,16 +132,18 @@ def module_worker(
     starter.stop_all()
     for worker in starter.started:
         worker.queue.remove()
-    _forget_recorders({database for database, _ in workers}, django_db_blocker)
+    _forget_last_words({database for database, _ in workers}, django_db_blocker)
 
 
-def _forget_recorders(databases: Iterable[str], blocker: DjangoDbBlocker) -> None:
-    """A drain may speak of itself once more after the last test's tables were emptied."""
-    from django_taskops.models import Recorder
+def _forget_last_words(databases: Iterable[str], blocker: DjangoDbBlocker) -> None:
+    """A worker and its drain may speak of themselves once more after the last test's tables were emptied."""
+    from django_taskops.models import OutboxEntry, OutboxKind, Recorder, WorkerBeat
 
     with blocker.unblock():
         for alias in databases:
             Recorder.objects.using(alias).all().delete()
+            WorkerBeat.objects.using(alias).all().delete()
+            OutboxEntry.objects.using(alias).filter(kind=OutboxKind.LEASE).delete()
             connections[alias].close()
 
 

@@ -319,5 +319,6 @@ def shows(run: TaskRun, name: str) -> bool:
     ending = STAGED[name]
     run.refresh_from_db()
     seen = (run.state, run.reason, run.starts(), run.dead_letters.count())
-    assert seen == (ending.state, ending.reason, ending.starts, int(ending.letter))
+    expected = (ending.state, ending.reason, ending.starts, int(ending.letter))
+    assert seen == expected, f"expected {expected}, got {seen}"
     return True
