@@ -29,9 +29,9 @@ CASES: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("database", ["default"], indirect=True)
 def test_what_happens_is_told_though_no_result_can_be_stored(start_worker: WorkerStarter) -> None:
     start_worker(celery=DOWN)
-    published = {name: publish() for name, publish in CASES.items()}
-
-    for name, result in published.items():
-        eventually(partial(found, result, name), timeout=60)
+    published = {}
+    for name, publish in CASES.items():  # one after the other: Celery connects anew, and what has not been acknowledged
+        published[name] = publish()  # by then would come again
+        eventually(partial(found, published[name], name), timeout=60)
     (attempt,) = run_of(published["result backend down, an exception"]).attempts.all()
     assert attempt.exception_type == "tests.tasks.Declined"
