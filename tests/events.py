@@ -4,12 +4,32 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from django_taskops.events import Call, Event, EventKind, Executor, Outcome
+from django_taskops.events import Beat, Call, Event, EventKind, Executor, Held, Outcome
 from django_taskops.journal.codec import decode
 from django_taskops.states import DeadLetterReason
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WORKER = Executor(worker="w1@shop", boot_id="boot-1", pid=7, version="1.0", acks_late=False)
+
+BEAT = Beat(
+    boot_id="boot-1",
+    number=1,
+    at=START,
+    started_at=START - timedelta(hours=1),
+    seconds=5,
+    worker="w1@shop",
+    host="shop-7",
+    pid=7,
+    pool="prefork",
+    concurrency=2,
+    version="1.0",
+    queues=("celery", "mail"),
+    tasks=("shop.price", "shop.mail"),
+    running=(Held("d-1", "t-1", "shop.price"),),
+    reserved=(Held("d-2", "t-2", "shop.mail"),),
+    held=2,
+    lag_seconds=0.25,
+)
 
 
 class Story:

@@ -23,7 +23,7 @@ from django_taskops.journal.bounds import is_bad_ending
 from django_taskops.journal.codec import decode
 from django_taskops.journal.spool import SpoolJournal
 from django_taskops.journal.spool_folder import RefusedFolder, folder_of, make_private, usage
-from tests.events import Story, read_event
+from tests.events import BEAT, Story, read_event
 from tests.journal.spooling import (
     Remembering,
     child,
@@ -385,6 +385,16 @@ def test_there_is_room_again_after_a_while(settings: Settings, later: Callable[[
     journal.append(Story().started())
 
     assert journal.dropped.total() == before > 0
+
+
+def test_a_worker_does_not_look_dead_for_want_of_room(settings: Settings) -> None:
+    journal = new_journal()
+    set_bound(settings, 1)
+    journal.append(Story().started())
+    journal.append_later(BEAT)
+
+    assert direct_of(journal).events == [BEAT]
+    assert journal.dropped.total() == 1
 
 
 @pytest.mark.parametrize("kind", EventKind)

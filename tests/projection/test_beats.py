@@ -10,31 +10,12 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from django_taskops.events import Beat, Held, Record
+from django_taskops.events import Beat, Record
 from django_taskops.journal.codec import UnreadableEvent, decode, encode
 from django_taskops.models import TaskRun, WorkerBeat
 from django_taskops.projection import writer
-from tests.events import START, Story
+from tests.events import BEAT, START, Story
 
-BEAT = Beat(
-    boot_id="boot-1",
-    number=1,
-    at=START,
-    started_at=START - timedelta(hours=1),
-    seconds=5,
-    worker="w1@shop",
-    host="shop-7",
-    pid=7,
-    pool="prefork",
-    concurrency=2,
-    version="1.0",
-    queues=("celery", "mail"),
-    tasks=("shop.price", "shop.mail"),
-    running=(Held("d-1", "t-1", "shop.price"),),
-    reserved=(Held("d-2", "t-2", "shop.mail"),),
-    held=2,
-    lag_seconds=0.25,
-)
 LATER = replace(BEAT, number=2, at=START + timedelta(seconds=5), tasks=None, running=(), held=1)
 LAST = replace(LATER, number=3, at=START + timedelta(seconds=10), reserved=(), held=0, stopped=True)
 
