@@ -2,8 +2,8 @@
 
 from celery import shared_task
 
+from .recovery.interrupted import finish_interrupted
 from .recovery.outbox import carry_out
-from .recovery.requeue import settle_interrupted
 from .recovery.retention import prune
 
 PRUNING_SECONDS = 60.0
@@ -13,5 +13,5 @@ PRUNING_SECONDS = 60.0
 def housekeep() -> None:
     """Takes up to a minute where there is much to delete. May run beside the housekeeper of a worker."""
     carry_out()
-    settle_interrupted()
+    finish_interrupted()
     prune(seconds=PRUNING_SECONDS)

@@ -1,6 +1,7 @@
 """A recorder that fails at every turn, for the promise that it never hurts a task."""
 # ruff: noqa: ARG002
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from django_taskops import journal
@@ -24,6 +25,9 @@ class BrokenJournal:
         _raise()
 
     def claim(self, key: str, holder: str) -> str:
+        _raise()
+
+    def claim_all(self, claims: Mapping[str, str]) -> None:
         _raise()
 
 

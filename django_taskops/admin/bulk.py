@@ -66,12 +66,16 @@ class Review:
 
 def review(verb: Verb, letters: Iterable[DeadLetter], chosen: Sequence[int], *, with_calls: bool) -> Review:
     """`with_calls` where the letters come with them (`payload.with_calls_of_runs`)."""
-    rows = [_row(verb, letter, payload.in_short(letter) if with_calls else "") for letter in letters]
+    letters = list(letters)
+    refusals = verb.refusals(letters)
+    rows = [
+        _row(verb, letter, payload.in_short(letter) if with_calls else "", refusals.get(letter.pk, ""))
+        for letter in letters
+    ]
     return Review(rows=rows, missing=len(chosen) - len(rows))
 
 
-def _row(verb: Verb, letter: DeadLetter, call: SafeString | str) -> Row:
-    refusal = verb.refusal(letter)
+def _row(verb: Verb, letter: DeadLetter, call: SafeString | str, refusal: str) -> Row:
     return Row(
         letter=letter,
         badge=display.badge(letter.status, letter.get_status_display()),

@@ -1,6 +1,5 @@
 """What the page of a dead letter shows. A constant number of queries."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from django.db.models import Q
@@ -35,6 +34,7 @@ def context(request: HttpRequest, letter: DeadLetter, site: str) -> dict[str, An
     run: TaskRun = letter.run
     rerun = _rerun(letter, run)
     refusal = envelope_refusal(letter)
+    refused = {verb: verb.refusals([letter]).get(letter.pk, "") for verb in VERBS}
     return {
         "letter": letter,
         "run": run,
@@ -43,13 +43,13 @@ def context(request: HttpRequest, letter: DeadLetter, site: str) -> dict[str, An
         "now": _now(letter, rerun),
         "facts": _facts(letter, run, rerun, site),
         "death": death(letter, run),
-        "verbs": [(verb, _address(verb, letter, site)) for verb in _possible(request, letter)],
+        "verbs": [(verb, _address(verb, letter, site)) for verb in VERBS if verb.allows(request) and not refused[verb]],
         "history": _history(letter),
         "audit": run_page.audit_entries(
             request, Q(task_id=letter.task_id, object_type="dead_letter", object_id=str(letter.pk))
         ),
         "not_rerunnable": refusal.detail if refusal and letter.status == LetterStatus.OPEN else "",
-        "notes": [] if REQUEUE.refusal(letter) else REQUEUE.notes(letter),
+        "notes": [] if refused[REQUEUE] else REQUEUE.notes(letter),
         "is_another_send": not payload.is_of(letter, run.described),
         **payload.context(request, run),
     }
@@ -104,10 +104,6 @@ def death(letter: DeadLetter, run: TaskRun) -> TaskRun | TaskAttempt | None:
     if found is None and run.reason == letter.reason and run.generation == letter.generation:
         return run
     return found
-
-
-def _possible(request: HttpRequest, letter: DeadLetter) -> Sequence[Verb]:
-    return [verb for verb in VERBS if verb.allows(request) and not verb.refusal(letter)]
 
 
 def _address(verb: Verb, letter: DeadLetter, site: str) -> str:

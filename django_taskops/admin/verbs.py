@@ -1,6 +1,6 @@
 """What a person can decide on a dead letter, and the words for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,22 +34,30 @@ class Verb:
     needs_why: bool
     carry_out: Callable[[DeadLetter, Any, str], recovery.Decision]
     sends: bool = False  # what fails unexpectedly may have been sent
-    check: Callable[[DeadLetter], str] | None = None
+    check: Callable[[Sequence[DeadLetter]], Mapping[int, NotRequeueable]] | None = None
     remarks: Callable[[DeadLetter], list[str]] | None = None
 
     def allows(self, request: HttpRequest) -> bool:
         """True where the user may decide this, and may see what on."""
         return request.user.has_perms(["taskops.view_deadletter", f"taskops.{self.name}_deadletter"])
 
-    def refusal(self, letter: DeadLetter) -> str:
-        """Why this can't be decided on `letter` now, as far as one can tell beforehand; "" where it can."""
-        if letter.status != self.status:
-            wanted = LetterStatus(self.status).label
-            return gettext("it is “%(status)s”, not “%(wanted)s”") % {
-                "status": letter.get_status_display(),
-                "wanted": wanted,
-            }
-        return self.check(letter) if self.check else ""
+    def refusals(self, letters: Iterable[DeadLetter]) -> dict[int, str]:
+        """Why this can't be decided now on which of `letters`, by primary key, as far as one can tell beforehand."""
+        refused: dict[int, str] = {}
+        possible: list[DeadLetter] = []
+        for letter in letters:
+            if letter.status == self.status:
+                possible.append(letter)
+            else:
+                refused[letter.pk] = self._is_not_as_wanted(letter)
+        found = self.check(possible) if self.check and possible else {}
+        return refused | {pk: refusal.detail for pk, refusal in found.items()}
+
+    def _is_not_as_wanted(self, letter: DeadLetter) -> str:
+        return gettext("it is “%(status)s”, not “%(wanted)s”") % {
+            "status": letter.get_status_display(),
+            "wanted": LetterStatus(self.status).label,
+        }
 
     def notes(self, letter: DeadLetter) -> list[str]:
         """What to know beforehand of a letter that is not refused. Reads its envelope and its run."""
@@ -66,14 +74,6 @@ def _discard(letter: DeadLetter, by: Any, why: str) -> recovery.Decision:
 
 def _restore(letter: DeadLetter, by: Any, why: str) -> recovery.Decision:
     return recovery.restore(letter, by=by, reason=why)
-
-
-def _check_message(letter: DeadLetter) -> str:
-    try:
-        preflight.check(letter, force=False)
-    except NotRequeueable as refusal:
-        return refusal.detail
-    return ""
 
 
 def _remarks(letter: DeadLetter) -> list[str]:
@@ -96,7 +96,7 @@ REQUEUE = Verb(
     needs_why=False,
     carry_out=_requeue,
     sends=True,
-    check=_check_message,
+    check=preflight.review,
     remarks=_remarks,
 )
 

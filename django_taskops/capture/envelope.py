@@ -67,7 +67,7 @@ class Envelope:
 
     def sent_anew(self, **headers: Any) -> "Envelope":
         """A copy for another send: `headers` replaced, and without what belongs to the send before."""
-        kept = {name: value for name, value in self.headers.items() if name not in ("eta", "x-death", "retries")}
+        kept = {name: value for name, value in self.headers.items() if not _is_of_one_send(name)}
         return replace(self, headers=kept | {"eta": None, "retries": 0} | headers)
 
     def routed_to(self, queue: str, **headers: Any) -> "Envelope":
@@ -75,6 +75,12 @@ class Envelope:
         return replace(self, exchange="", routing_key=queue, queue=queue, headers={**self.headers, **headers})
 
 
+def _is_of_one_send(header: str) -> bool:
+    """With `x-death`, RabbitMQ may drop a message that is published again as one that goes in a circle."""
+    return header in ("eta", "retries", "x-death", "x-delivery-count") or header.startswith(_MARKS)
+
+
+_MARKS = ("x-first-death-", "x-last-death-")
 _encode = json.JSONEncoder().encode
 _BESIDE_BODY = tuple(field.name for field in fields(Envelope) if field.name != "body")
 

@@ -56,6 +56,12 @@ def superseded(task_id: str, publication: str, generation: int) -> str:
     return f"superseded:{uuid5(_NAMESPACE, f'{task_id}/{publication}/{generation}')}"
 
 
+def sent(task_id: str, publication: str, generation: int, retries: int) -> str:
+    """The key under which the first message of this attempt leaves its nonce: of several sends of one requeue, the one
+    that starts first."""
+    return f"sent:{uuid5(_NAMESPACE, f'{task_id}/{publication}/{generation}/{retries}')}"
+
+
 _NAMESPACE = UUID("5b8a4a6e-2a53-4b0e-8a7e-6f1f0f4f9d10")
 
 

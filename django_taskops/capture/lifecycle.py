@@ -1,5 +1,6 @@
 """From what happens to a delivery in the process that executes it, to events."""
 
+import logging
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,13 +29,15 @@ from .call import describe, without_envelope
 from .downstream import tell_upstream_failed
 from .frames import outcome_of, qualified
 from .redaction import display, within
-from .shield import is_soft_limit, let_limit_through
+from .shield import due, is_soft_limit, let_limit_through
 from .text import storable, storable_id
 from .worker import executor, in_main_process
 
 REPLACED = "Replaced by new task"
 SECONDS_BETWEEN_PROGRESS = 1.0
 SECONDS_TO_STRIKE_AGAIN = 0.05
+
+logger = logging.getLogger("django_taskops")
 
 
 @dataclass(slots=True)
@@ -81,18 +84,20 @@ def begin(task: Any) -> Span | None:
 
 
 class Superseded(Ignore):
-    """A message has come again that must not run: its task has been put back since, or keeps killing workers."""
+    """A message must not run: its task has been put back since, another send of the same requeue has started, or it
+    keeps killing workers."""
 
 
 def refuse(task: Any) -> None:
-    """Raises Superseded for such a message. Costs nothing where the broker does not say that it comes again."""
+    """Raises Superseded for such a message. Costs nothing where it was sent once and the broker does not say that it
+    comes again."""
     request = task.request
+    nonce = getattr(request, own.NONCE, None)
     delivered = request.delivery_info
-    if request.called_directly or not (isinstance(delivered, dict) and delivered.get("redelivered")):
+    redelivered = isinstance(delivered, dict) and delivered.get("redelivered")
+    if not (nonce or redelivered) or request.called_directly or span_of(request):  # it runs, and calls itself
         return
-    if span_of(request):
-        return  # it runs, and calls itself
-    if by := _superseded_by(request):
+    if by := _superseded_by(request) or (nonce and _overtaken_by(request, str(nonce))):
         delivery = getattr(request, own.DELIVERY, None) or str(uuid.uuid4())
         _spans[request] = Span(delivery)  # it has not started, and never will
         raise Superseded(by)
@@ -101,10 +106,25 @@ def refuse(task: Any) -> None:
 def _superseded_by(request: Any) -> str:
     who = own.identity(vars(request))
     key = own.superseded(storable_id(request.id), who["publication"], who["generation"])
+    return _asked(journal.current().holder, key) if key else ""
+
+
+def _overtaken_by(request: Any, nonce: str) -> str:
+    """What a send of the same requeue has started before, "" where this one is the first."""
+    who = own.identity(vars(request))
+    key = own.sent(storable_id(request.id), who["publication"], who["generation"], who["retries"])
+    holder = _asked(partial(journal.current().claim, holder=nonce), key)
+    return f"the same requeue was sent twice, and message {holder} has started" if holder not in ("", nonce) else ""
+
+
+def _asked(question: Callable[[str], str], key: str) -> str:
+    """The journal's answer, "" where it has none to give: a task that may run runs."""
     try:
-        return journal.current().holder(key) if key else ""
-    except Exception as error:  # noqa: BLE001 whatever the journal raises: a task that may run runs
+        return question(key)
+    except Exception as error:
         let_limit_through(error)
+        if due("claims"):
+            logger.warning("django-taskops: can't ask whether a message may run, so it runs", exc_info=True)
         return ""
 
 

@@ -99,6 +99,12 @@ def within(value: JSON, limit: int) -> JSON:
     return encoded[: max(limit - len("…".encode()), 0)].decode(errors="ignore") + "…"
 
 
+def is_whole(shown: JSON) -> bool:
+    """False where a part of the value is masked or cut, as far as one can see."""
+    text = json.dumps(shown, ensure_ascii=False)
+    return MASK not in text and "…" not in text
+
+
 def _flat(name: str) -> str:
     """`cardNumber`, `card-number` and `CARD_NUMBER` are one name."""
     return name.translate(_SEPARATORS).lower()

@@ -30,7 +30,7 @@ def shielded(hook: Callable[P, R]) -> Callable[P, R | None]:
             return hook(*args, **kwargs)
         except Exception as error:
             let_limit_through(error)
-            if _due(hook.__qualname__):
+            if due(hook.__qualname__):
                 logger.exception(
                     "django-taskops: %s failed; the task goes on, what it saw is not recorded", hook.__qualname__
                 )
@@ -52,9 +52,10 @@ def let_limit_through(error: Exception) -> None:
         raise SoftTimeLimitExceeded from error
 
 
-def _due(name: str) -> bool:
+def due(name: str) -> bool:
+    """True once a minute for each name: for what is logged."""
     now = time.monotonic()
-    due = now - _last_logged.get(name, -SECONDS_BETWEEN_LOGS) >= SECONDS_BETWEEN_LOGS
-    if due:
-        _last_logged[name] = now
-    return due
+    if now - _last_logged.get(name, -SECONDS_BETWEEN_LOGS) < SECONDS_BETWEEN_LOGS:
+        return False
+    _last_logged[name] = now
+    return True

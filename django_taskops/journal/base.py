@@ -26,7 +26,11 @@ class Journal(Protocol):
         """Waits a moment for what is under way, in a process that ends. Never raises."""
 
     def claim(self, key: str, holder: str) -> str:
-        """The holder of `key`: `holder` where nobody was first. Atomic across processes."""
+        """The holder of `key`: `holder` where nobody was first. Atomic across processes. Asked where a task waits:
+        takes a moment at most, or raises."""
+
+    def claim_all(self, claims: Mapping[str, str]) -> None:
+        """Claims every key of `claims` that nobody holds, for the holder beside it. For processes that may wait."""
 
     def holder(self, key: str) -> str:
         """Who holds `key`, "" for nobody. Asked where a task waits: takes a moment at most, or raises."""

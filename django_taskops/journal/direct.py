@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ..events import EventKind, Record
@@ -27,6 +27,7 @@ class Writer(Protocol):
     def can_wait_for_commit(self, *, publish: bool) -> bool: ...
     def release(self) -> None: ...
     def claim(self, key: str, holder: str) -> str: ...
+    def claim_all(self, claims: Mapping[str, str]) -> None: ...
     def holder_of(self, key: str) -> str: ...
 
 
@@ -68,6 +69,9 @@ class DirectJournal:
 
     def claim(self, key: str, holder: str) -> str:
         return self._writer.claim(key, holder)
+
+    def claim_all(self, claims: Mapping[str, str]) -> None:
+        self._writer.claim_all(claims)
 
     def holder(self, key: str) -> str:
         return self._writer.holder_of(key)

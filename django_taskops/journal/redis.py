@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -90,12 +90,20 @@ class RedisJournal:
         self._fallback.flush()
 
     def claim(self, key: str, holder: str) -> str:
-        """Kept for 30 days. Raises where Redis can't be reached."""
+        """Kept for 30 days. Raises where Redis does not answer within 0.2 s."""
         name = f"{self._keys().claims}:{key}"
-        with self.address.glance(CONNECT_SECONDS) as client:
+        with self.address.glance(GLANCE_SECONDS) as client:
             client.set(name, holder, nx=True, ex=CLAIM_SECONDS)
             held: Any = client.get(name)
         return str(held.decode())
+
+    def claim_all(self, claims: Mapping[str, str]) -> None:
+        """Kept for 30 days. Raises where Redis can't be reached."""
+        prefix = self._keys().claims
+        with self.address.glance(CONNECT_SECONDS) as client, client.pipeline(transaction=False) as pipe:
+            for key, holder in claims.items():
+                pipe.set(f"{prefix}:{key}", holder, nx=True, ex=CLAIM_SECONDS)
+            pipe.execute()
 
     def holder(self, key: str) -> str:
         """Raises where Redis does not answer within 0.2 s."""

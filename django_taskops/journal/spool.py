@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..events import Beat, Record
@@ -86,6 +86,9 @@ class SpoolJournal:
 
     def claim(self, key: str, holder: str) -> str:
         return self._direct.claim(key, holder)
+
+    def claim_all(self, claims: Mapping[str, str]) -> None:
+        self._direct.claim_all(claims)
 
     def holder(self, key: str) -> str:
         return self._direct.holder(key)

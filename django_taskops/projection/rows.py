@@ -30,6 +30,10 @@ def run_of(row: TaskRun) -> Run:
     return run_from([getattr(row, name) for name in RUN_COLUMNS])
 
 
+def call_of(row: TaskRun) -> Call:
+    return Call(**{name: _aware(getattr(row, name)) for name in _CALL})
+
+
 def run_from(values: Sequence[Any]) -> Run:
     """`values` in the order of RUN_COLUMNS."""
     found = dict(zip(RUN_COLUMNS, values if settings.USE_TZ else map(_aware, values), strict=True))

@@ -26,6 +26,7 @@ BACKGROUND_LIMITS = {  # of PostgreSQL, in milliseconds: whatever hangs, the dra
     "statement_timeout": 30_000,
     "idle_in_transaction_session_timeout": 30_000,
 }
+_GLANCE = {"lock_timeout": LOCK_WAIT_MILLISECONDS, "statement_timeout": LOCK_WAIT_MILLISECONDS}
 MAX_STARTS = 10
 DATABASE_ID = "database"
 
@@ -135,19 +136,28 @@ def release() -> None:
 
 
 def claim(key: str, holder: str) -> str:
-    """The holder of `key`, written once and never changed."""
-    entry = OutboxEntry(kind=OutboxKind.CLAIM, key=f"claim:{key}", payload={"holder": holder}, status=OutboxStatus.DONE)
-    OutboxEntry.objects.bulk_create([entry], ignore_conflicts=True)
-    held: str = OutboxEntry.objects.get(key=f"claim:{key}").payload["holder"]
+    """The holder of `key`, written once and never changed. Waits for a lock for 0.2 s at most."""
+    with _lock_wait(impatient=True), transaction.atomic(using=conf.DATABASE):
+        _limit(_GLANCE)
+        claim_all({key: holder})
+        held: str = OutboxEntry.objects.get(key=f"claim:{key}").payload["holder"]
     return held
+
+
+def claim_all(claims: Mapping[str, str]) -> None:
+    """Lets the holders have those of the keys that nobody holds."""
+    entries = [
+        OutboxEntry(kind=OutboxKind.CLAIM, key=f"claim:{key}", payload={"holder": holder}, status=OutboxStatus.DONE)
+        for key, holder in sorted(claims.items())  # in one order: two that claim the same never wait for each other
+    ]
+    OutboxEntry.objects.bulk_create(entries, ignore_conflicts=True)
 
 
 def holder_of(key: str) -> str:
     """The holder of `key`, "" for nobody. On PostgreSQL it waits for 0.2 s at most."""
-    limits = {"lock_timeout": LOCK_WAIT_MILLISECONDS, "statement_timeout": LOCK_WAIT_MILLISECONDS}
     limited = connections[conf.DATABASE].vendor == "postgresql"  # a transaction of SQLite's may take the write lock
     with transaction.atomic(using=conf.DATABASE) if limited else nullcontext():
-        _limit(limits)
+        _limit(_GLANCE)
         found = OutboxEntry.objects.filter(key=f"claim:{key}").values_list("payload", flat=True).first()
     return str(found["holder"]) if found else ""
 

@@ -1,8 +1,8 @@
-"""Puts a message on the broker as it is, once, and tells apart what was not sent from what may have been."""
+"""Puts messages on the broker as they are, once, and tells apart what was not sent from what may have been."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self
 
 from celery import Celery
 from celery.app.amqp import Queues
@@ -31,19 +31,88 @@ class Unconfirmed(Exception):
     """The broker did not answer after the message was on its way: it may have it."""
 
 
-def publish(app: Celery, envelope: Envelope, *, declare_unknown: bool = False) -> None:
-    """Raises Unconfirmed where nobody can tell; any other exception means that the broker does not have the message.
+class Unreachable(Exception):
+    """There is no connection to be had: other messages would fare no better."""
 
-    The body goes out byte for byte. A queue that the project declares is declared as it says, and so is one that
-    Celery would create by itself; `declare_unknown` declares any other as a plain one. RabbitMQ's queues that are
-    there and that the project does not declare are left as they are.
-    """
-    with _connection(app) as connection:
-        producer = Producer(connection.channel())
-        if queue := _missing(app, connection, envelope, unknown=declare_unknown):
-            producer.maybe_declare(queue)
+
+def publish(app: Celery, envelope: Envelope, *, declare_unknown: bool = False) -> None:
+    """`Publisher.publish` for one message."""
+    with Publisher() as publisher:
+        publisher.publish(app, envelope, declare_unknown=declare_unknown)
+
+
+class Publisher:
+    """For as long as its `with` block lasts, one connection to the broker of each app; a new one after an error. A
+    broker that can't be reached is not tried again."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Celery, tuple[ExitStack, _Line]] = {}
+        self._unreachable: dict[Celery, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for app in list(self._lines):
+            self._hang_up(app)
+
+    def publish(self, app: Celery, envelope: Envelope, *, declare_unknown: bool = False) -> None:
+        """Raises Unconfirmed where nobody can tell; any other exception means that the broker does not have the
+        message, and Unreachable that it would not have any.
+
+        The body goes out byte for byte. A queue that the project declares is declared as it says, and so is one that
+        Celery would create by itself; `declare_unknown` declares any other as a plain one. RabbitMQ's queues that are
+        there and that the project does not declare are left as they are.
+        """
+        line = self._line(app)
         try:
-            producer.publish(
+            line.declare(envelope, unknown=declare_unknown)
+            line.publish(envelope)
+        except BaseException:
+            self._hang_up(app)
+            raise
+
+    @property
+    def is_cut_off(self) -> bool:
+        """True where a broker could not be reached."""
+        return bool(self._unreachable)
+
+    def _line(self, app: Celery) -> "_Line":
+        if app in self._unreachable:
+            raise Unreachable(self._unreachable[app])
+        if app not in self._lines:
+            stack = ExitStack()
+            try:
+                connection = stack.enter_context(_connection(app))
+                self._lines[app] = stack, _Line(app, connection)
+            except Exception as error:
+                stack.close()
+                self._unreachable[app] = repr(error)
+                raise Unreachable(repr(error)) from error
+        return self._lines[app][1]
+
+    def _hang_up(self, app: Celery) -> None:
+        stack, _line = self._lines.pop(app)
+        stack.close()
+
+
+class _Line:
+    def __init__(self, app: Celery, connection: Connection) -> None:
+        self._app = app
+        self._connection = connection
+        self._producer = Producer(connection.channel())
+        self._declared: set[tuple[str, str]] = set()
+
+    def declare(self, envelope: Envelope, *, unknown: bool) -> None:
+        route = envelope.exchange, envelope.queue
+        if route not in self._declared:
+            if queue := _missing(self._app, self._connection, envelope, unknown=unknown):
+                self._producer.maybe_declare(queue)
+            self._declared.add(route)
+
+    def publish(self, envelope: Envelope) -> None:
+        try:
+            self._producer.publish(
                 envelope.body,
                 exchange=envelope.exchange,
                 routing_key=envelope.routing_key,
@@ -54,7 +123,7 @@ def publish(app: Celery, envelope: Envelope, *, declare_unknown: bool = False) -
                 mandatory=True,  # RabbitMQ drops in silence what no queue takes
                 **envelope.properties,
             )
-        except _unclear(connection) as error:
+        except _unclear(self._connection) as error:
             raise Unconfirmed(str(error)) from error
 
 

@@ -106,9 +106,16 @@ def take(letter: DeadLetter, expected: LetterStatus, status: LetterStatus, **fac
         setattr(letter, name, value)
 
 
-def audit(letter: DeadLetter, action: AuditAction, decided: Decided, *, outcome: str, **details: Any) -> AuditEntry:
+def audit(letter: DeadLetter, action: AuditAction, decided: Decided, *, outcome: str, **details: Any) -> None:
     """Writes down a decision on `letter`."""
-    entry: AuditEntry = AuditEntry.objects.create(
+    AuditEntry.objects.bulk_create([audit_entry(letter, action, decided, outcome=outcome, details=details)])
+
+
+def audit_entry(
+    letter: DeadLetter, action: AuditAction, decided: Decided, *, outcome: str, details: Mapping[str, Any]
+) -> AuditEntry:
+    """Not stored yet."""
+    return AuditEntry(
         action=action,
         **decided.by._asdict(),
         why=storable(decided.why, 2000),
@@ -116,6 +123,5 @@ def audit(letter: DeadLetter, action: AuditAction, decided: Decided, *, outcome:
         object_id=str(letter.pk),
         task_id=letter.task_id,
         outcome=storable(outcome),
-        details=details,
+        details=dict(details),
     )
-    return entry

@@ -16,10 +16,10 @@ from ..capture.worker import boot_id
 from ..conf import conf
 from ..projection.connection import own_connection
 from . import retention
+from .interrupted import finish_interrupted
 from .lease import Lease
 from .outbox import carry_out
 from .reaper import Reaper
-from .requeue import settle_interrupted
 
 LONGEST_PASS_SECONDS = 2.0
 LONGEST_LEASE_SECONDS = 30.0
@@ -88,7 +88,7 @@ def lease_seconds() -> float:
 
 def start(**_signal: Any) -> None:
     """When a worker is ready."""
-    housekeeper = Housekeeper([carry_out, settle_interrupted, Reaper(boot_id()), retention.chore])
+    housekeeper = Housekeeper([carry_out, finish_interrupted, Reaper(boot_id()), retention.chore])
     _housekeepers.append(housekeeper)
     housekeeper.start()
 

@@ -152,6 +152,6 @@ def _keep_from_coming_again(judgement: Judgement) -> None:
     if not key:
         return
     try:
-        journal.current().claim(key, "it keeps killing workers, and waits as a dead letter")
+        journal.current().claim_all({key: "it keeps killing workers, and waits as a dead letter"})
     except Exception:
         logger.warning("django-taskops: %s may come again and kill a worker", run.task_id, exc_info=True)

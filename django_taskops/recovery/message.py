@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from celery import current_app
+from kombu.serialization import loads
 from kombu.utils import json
 
 from ..capture import headers as own
@@ -32,8 +33,17 @@ class Changes:
     countdown: float | None
 
     @classmethod
-    def checked(cls, *, attempts: str | int, **changes: Any) -> "Changes":
+    def checked(
+        cls,
+        *,
+        attempts: str | int,
+        args: Any = None,
+        kwargs: Any = None,
+        queue: Any = None,
+        countdown: Any = None,
+    ) -> "Changes":
         """Raises NotRequeueable with code "bad_option"."""
+        changes = {"args": args, "kwargs": kwargs, "queue": queue, "countdown": countdown}
         starts = {"fresh": None, "once": 1}.get(attempts, attempts) if isinstance(attempts, str) else attempts
         if starts is not None and (isinstance(starts, bool) or not isinstance(starts, int) or starts < 1):
             raise _bad_option("attempts", "'fresh', 'once' or a count from 1", attempts)
@@ -42,6 +52,16 @@ class Changes:
                 raise _bad_option(name, expected, changes[name])
         return cls(starts=starts, **changes)
 
+    def as_payload(self) -> dict[str, Any]:
+        """All that is different but the arguments, for `from_payload`, and for people to read."""
+        given = {"attempts": self.starts, "queue": self.queue, "countdown": self.countdown}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> "Changes":
+        starts, queue, countdown = (payload.get(name) for name in ("attempts", "queue", "countdown"))
+        return cls(starts=starts, args=None, kwargs=None, queue=queue, countdown=countdown)
+
     @property
     def edits(self) -> bool:
         return self.args is not None or self.kwargs is not None
@@ -49,7 +69,7 @@ class Changes:
     def described(self, call: Call, envelope: Envelope) -> Call:
         """`call` as it looks with these changes, carrying the envelope that is sent."""
         fields: dict[str, Any] = {name: getattr(call, name) for name in Call.__dataclass_fields__}
-        args, kwargs = _arguments(envelope) if self.edits else ((), {})
+        args, kwargs = (self.edits and arguments_of(envelope)) or ((), {})
         task = current_app.tasks.get(envelope.headers["task"])
         seen = describe(envelope.headers, args, kwargs, task=task, queue=envelope.queue, priority=call.priority)
         kept = () if self.edits else ("args", "kwargs")
@@ -73,15 +93,24 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def message_for(letter: DeadLetter, generation: int, changes: Changes, *, new_id: bool) -> Envelope:
-    """Raises NotRequeueable where the envelope can't be read or can't be changed like that."""
-    try:
-        original = Envelope.from_bytes(letter.envelope or b"")
-    except EnvelopeError as error:
-        raise NotRequeueable("envelope_unreadable", f"not re-runnable: {error}") from error
+class NewId(NamedTuple):
+    """The identity of a re-run that can't have the old one."""
+
+    task_id: str
+    publication: str
+
+    @classmethod
+    def fresh(cls) -> "NewId":
+        return cls(str(uuid4()), own.new_publication())
+
+
+def message_for(letter: DeadLetter, generation: int, changes: Changes, moved: NewId | None) -> Envelope:
+    """Each call makes another send, with a nonce of its own. Raises NotRequeueable where the envelope can't be read or
+    can't be changed like that."""
+    original = envelope_of(letter)
     if not original.headers.get("task"):
         raise NotRequeueable("no_task", "not re-runnable: its message names no task; its bytes are kept as they came")
-    envelope = original.sent_anew(**_fresh_headers(letter, original.headers, generation, changes, new_id=new_id))
+    envelope = original.sent_anew(**_fresh_headers(letter, original.headers, generation, changes, moved))
     properties = dict(envelope.properties)
     if "correlation_id" in properties:
         properties["correlation_id"] = envelope.headers["id"]
@@ -91,12 +120,34 @@ def message_for(letter: DeadLetter, generation: int, changes: Changes, *, new_id
     return _edited(envelope, changes) if changes.edits else envelope
 
 
+def envelope_of(letter: DeadLetter) -> Envelope:
+    """Raises NotRequeueable where it can't be read."""
+    try:
+        return Envelope.from_bytes(letter.envelope or b"")
+    except EnvelopeError as error:
+        raise NotRequeueable("envelope_unreadable", f"not re-runnable: {error}") from error
+
+
+def arguments_of(envelope: Envelope) -> tuple[Sequence[Any], Mapping[str, Any]] | None:
+    """The arguments that are sent; None where reading them would run code, or they can't be read."""
+    try:
+        args, kwargs, _embed = loads(
+            envelope.body, envelope.content_type, envelope.content_encoding, accept=_HARMLESS_TYPES
+        )
+    except Exception:  # noqa: BLE001 whatever the serializer raises
+        return None
+    return (args, kwargs) if isinstance(args, (list, tuple)) and isinstance(kwargs, Mapping) else None
+
+
+_HARMLESS_TYPES = frozenset({JSON_TYPE, "application/x-yaml", "application/x-msgpack"})  # kombu loads YAML safely
+
+
 def _bad_option(name: str, expected: str, got: object) -> NotRequeueable:
     return NotRequeueable("bad_option", f"{name}: expected {expected}, got {got!r}")
 
 
 def _fresh_headers(
-    letter: DeadLetter, old: Mapping[str, Any], generation: int, changes: Changes, *, new_id: bool
+    letter: DeadLetter, old: Mapping[str, Any], generation: int, changes: Changes, moved: NewId | None
 ) -> dict[str, Any]:
     fresh: dict[str, Any] = {own.NONCE: own.new_publication(), own.GENERATION: generation}
     task_id = old.get("id") or letter.task_id  # the one that its run was given, where the message had none
@@ -106,8 +157,8 @@ def _fresh_headers(
     fresh |= {own.ATTEMPTS: changes.starts, "expires": _renewed_expiry(old, changes.countdown or 0), own.DESCRIBE: True}
     if changes.countdown is not None:
         fresh["eta"] = (datetime.now(UTC) + timedelta(seconds=changes.countdown)).isoformat()
-    if new_id:
-        fresh |= {"id": str(uuid4()), own.PUBLICATION: own.new_publication(), own.REQUEUED_FROM: task_id}
+    if moved:
+        fresh |= {"id": moved.task_id, own.PUBLICATION: moved.publication, own.REQUEUED_FROM: task_id}
         fresh["root_id"] = fresh["id"] if old.get("root_id") in (None, task_id) else old["root_id"]
     return fresh
 
@@ -124,11 +175,6 @@ def _renewed_expiry(headers: Mapping[str, Any], countdown: float) -> str | None:
     until = until if until.tzinfo else until.replace(tzinfo=UTC)
     length = until - datetime.fromtimestamp(sent, UTC)
     return (datetime.now(UTC) + timedelta(seconds=countdown) + length).isoformat()
-
-
-def _arguments(envelope: Envelope) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    args, kwargs, _ = json.loads(envelope.body.decode(envelope.content_encoding))
-    return args, kwargs
 
 
 def _edited(envelope: Envelope, changes: Changes) -> Envelope:

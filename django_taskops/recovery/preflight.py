@@ -1,7 +1,8 @@
 """What speaks against sending a letter again, found before anything is sent."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,15 +19,55 @@ from ..exceptions import EnvelopeError, NotRequeueable
 from ..models import DeadLetter, TaskRun
 from ..projection import writer
 from ..states import DeadLetterReason
+from . import workers
+from .healed import Healed, Healings
+from .message import Changes, arguments_of, envelope_of
+
+FORCEABLE = frozenset({"running", "redelivery_pending", "stale", "healed", "unregistered", "bad_arguments"})
+"""The codes of refusals that are a matter of judgement."""
 
 
-def check(letter: DeadLetter, *, force: bool) -> None:
-    """Raises NotRequeueable; `force` overrides what is a matter of judgement."""
-    refusal = envelope_refusal(letter)
-    if refusal is not None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What is known around the letters of a batch. `registered` are the names of the tasks that live workers have, None
+    where that is not known of all of them, or none lives."""
+
+    registered: frozenset[str] | None = None
+    healings: Healings = field(default_factory=Healings)
+
+
+def look_around(letters: Sequence[int]) -> Surroundings:
+    """For `check`, of the letters with these primary keys: a few queries, whatever their number."""
+    return Surroundings(registered=workers.registered_by_all(), healings=Healings.of(letters))
+
+
+def check(
+    letter: DeadLetter, run: TaskRun, changes: Changes, surroundings: Surroundings, *, force: bool = False
+) -> None:
+    """Raises NotRequeueable; `force` overrides what is a matter of judgement. Under the lock of the run, if it is to
+    hold."""
+    if refusal := envelope_refusal(letter):
         raise refusal
     if not force:
+        check_idle(letter, run)
         _check_relevance(letter)
+        _check_not_healed(surroundings.healings.of_letter(letter.pk))
+        _check_registered(letter, surroundings)
+        _check_arguments(letter, changes)
+
+
+def review(letters: Iterable[DeadLetter]) -> dict[int, NotRequeueable]:
+    """Why which of these letters, by primary key, would be refused now as they are. They come with their runs."""
+    letters = list(letters)
+    surroundings = look_around([letter.pk for letter in letters])
+    as_it_is = Changes.checked(attempts="fresh")
+    refused = {}
+    for letter in letters:
+        try:
+            check(letter, letter.run, as_it_is, surroundings)
+        except NotRequeueable as refusal:
+            refused[letter.pk] = refusal
+    return refused
 
 
 def envelope_refusal(letter: DeadLetter) -> NotRequeueable | None:
@@ -113,3 +154,38 @@ def _check_relevance(letter: DeadLetter) -> None:
         raise NotRequeueable(
             "stale", f"it died at {letter.died_at:%Y-%m-%d %H:%M} UTC, more than stale_after={stale_after} seconds ago"
         )
+
+
+def _check_not_healed(healed: Healed | None) -> None:
+    if healed is not None:
+        raise NotRequeueable(
+            "healed",
+            f"healed {healed.later} later by {healed.task_id}: the same task with equal arguments has succeeded since; "
+            "force it where it has to run once more",
+        )
+
+
+def _check_registered(letter: DeadLetter, surroundings: Surroundings) -> None:
+    if surroundings.registered is not None and letter.task_name not in surroundings.registered:
+        raise NotRequeueable(
+            "unregistered",
+            f"no live worker has registered {letter.task_name!r}, it would die again: start one that has, or force it",
+        )
+
+
+def _check_arguments(letter: DeadLetter, changes: Changes) -> None:
+    """By the task's signature as this process knows it, as Celery checks them where a task is called."""
+    task: Any = current_app.tasks.get(letter.task_name)
+    header = getattr(task, "__header__", None)
+    found = arguments_of(envelope_of(letter))
+    if header is None or not task.typing or found is None:
+        return
+    args = found[0] if changes.args is None else changes.args
+    kwargs = found[1] if changes.kwargs is None else changes.kwargs
+    try:
+        header(*args, **kwargs)
+    except TypeError as error:
+        raise NotRequeueable(
+            "bad_arguments",
+            f"its arguments do not fit the task any more: {error}; edit them, or force it where workers run other code",
+        ) from error

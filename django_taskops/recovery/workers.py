@@ -116,6 +116,14 @@ def registered(boot_ids: Collection[str]) -> dict[str, frozenset[str]]:
     return {boot_id: frozenset(tasks) for boot_id, tasks in named.items() if 0 < len(tasks) < MAX_TASKS}
 
 
+def registered_by_all() -> frozenset[str] | None:
+    """The names of the tasks that live workers have registered, together; None where none lives, or the tasks of one
+    are not known. Two queries."""
+    alive = [worker.boot_id for worker in seen() if worker.alive]
+    named = registered(alive)
+    return frozenset().union(*named.values()) if alive and len(named) == len(alive) else None
+
+
 def _state(row: WorkerBeat, age: timedelta | None) -> WorkerState:
     if row.stopped_at is not None:
         return WorkerState.STOPPED

@@ -378,7 +378,7 @@ def test_reviewing_costs_the_same_for_any_number_of_letters(
         5, run__failed=False, run__expired=True
     )
     ask(desk, "requeue", letters)
-    with django_assert_max_num_queries(2, connection=connections["sqlite"]):
+    with django_assert_max_num_queries(4, connection=connections["sqlite"]):
         response = ask(desk, "requeue", letters)
 
     assert len(Page(response).all("details")) == 1

@@ -3,7 +3,7 @@
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -41,6 +41,9 @@ class Remembering:
 
     def claim(self, key: str, holder: str) -> str:
         return f"{key} is {holder}'s"
+
+    def claim_all(self, claims: Mapping[str, str]) -> None:
+        self.claimed = dict(claims)
 
 
 def the_folder() -> Path:

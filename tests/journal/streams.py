@@ -1,6 +1,6 @@
 """A journal in the Redis of the test run, under a prefix of one test's own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import redis
@@ -35,6 +35,9 @@ class Elsewhere:
         return f"whoever has {key}"
 
     def claim(self, key: str, holder: str) -> str:
+        raise NotImplementedError
+
+    def claim_all(self, claims: Mapping[str, str]) -> None:
         raise NotImplementedError
 
 

@@ -6,7 +6,6 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from threading import Barrier, Event
 from typing import Any, NoReturn
 from uuid import uuid4
@@ -16,7 +15,6 @@ from celery import Celery, chain, chord, current_app
 from celery.app import app_or_default
 from django.contrib.auth.models import User
 from django.db import InterfaceError, connections, transaction
-from django.utils import timezone
 from kombu.utils import json
 from pytest_django import Settings
 
@@ -26,14 +24,12 @@ from django_taskops.events import EventKind
 from django_taskops.exceptions import AlreadyTaken, NotRequeueable
 from django_taskops.models import AuditEntry, DeadLetter, OutboxEntry, OutboxKind, OutboxStatus, TaskRun
 from django_taskops.projection import writer
-from django_taskops.recovery import discard, preflight, requeue, restore
-from django_taskops.recovery.broker import Unconfirmed
+from django_taskops.recovery import discard, intents, preflight, requeue, restore
+from django_taskops.recovery.broker import Publisher, Unconfirmed
 from django_taskops.states import DeadLetterReason, LetterStatus, TaskState
 from tests import tasks
 from tests.events import Story
 from tests.workers import BrokerQueue, Worker, eventually
-
-module = import_module("django_taskops.recovery.requeue")
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -127,7 +123,7 @@ def test_the_intent_is_committed_before_the_message_goes_out(
         with ThreadPoolExecutor(1) as other_connection:
             seen.append(other_connection.submit(_look, database).result())
 
-    monkeypatch.setattr(module, "publish", look)
+    monkeypatch.setattr(Publisher, "publish", look)
     requeue(letter)
 
     assert seen == [(LetterStatus.REQUEUED, OutboxStatus.PENDING)]
@@ -220,7 +216,7 @@ def test_where_nobody_knows_whether_it_was_sent_nobody_sends_again_at_once(
     letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as uncertain:
-        uncertain.setattr(module, "publish", _lose_the_answer)
+        uncertain.setattr(Publisher, "publish", _lose_the_answer)
         with pytest.raises(NotRequeueable) as refusal:
             requeue(letter)
 
@@ -238,7 +234,7 @@ def test_a_database_that_goes_away_after_the_send_is_no_refusal(
     letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as away:
-        away.setattr(module, "_write_down", _lose_the_database)
+        away.setattr(intents, "settle", _lose_the_database)
         decision = requeue(letter)
 
     assert decision.outcome == "sent, not confirmed"
@@ -340,7 +336,7 @@ def test_a_letter_that_could_not_be_sent_can_be_sent_later(
     letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as away:
-        away.setattr(module, "publish", _refuse)
+        away.setattr(Publisher, "publish", _refuse)
         with pytest.raises(NotRequeueable):
             requeue(letter)
     requeue(letter)
@@ -350,86 +346,6 @@ def test_a_letter_that_could_not_be_sent_can_be_sent_later(
 
 def _refuse(*args: Any) -> NoReturn:
     raise ConnectionRefusedError("nobody listens")
-
-
-def test_a_process_that_dies_before_its_send_leaves_a_letter_that_opens_again(
-    letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    interrupt(letter, monkeypatch)
-    module.settle_interrupted()
-    letter.refresh_from_db()
-    assert letter.status == LetterStatus.REQUEUED  # somebody may still be sending
-
-    OutboxEntry.objects.update(created_at=timezone.now() - timedelta(minutes=6))
-    module.settle_interrupted()
-    letter.refresh_from_db()
-    assert letter.status == LetterStatus.OPEN
-    entry = AuditEntry.objects.get()
-    assert entry.outcome == "interrupted: it is not known whether the message was sent"
-    assert (entry.user_name, entry.why) == ("li", "the supplier is back")
-    assert requeue(letter).generation == 2  # what may have been sent was generation 1
-
-
-def test_a_generation_that_may_have_arrived_is_never_used_again(
-    letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stale = DeadLetter.objects.get(pk=letter.pk)
-    with monkeypatch.context() as uncertain:
-        uncertain.setattr(module, "publish", _lose_the_answer)
-        with pytest.raises(NotRequeueable):
-            requeue(letter)
-    OutboxEntry.objects.update(created_at=timezone.now() - timedelta(minutes=6))
-    module.settle_interrupted()
-    with monkeypatch.context() as down:
-        down.setattr(module, "publish", _refuse)
-        with pytest.raises(NotRequeueable):
-            requeue(stale)
-
-    assert requeue(DeadLetter.objects.get(pk=letter.pk)).generation == 2
-
-
-def test_an_intent_whose_letter_is_gone_does_not_stop_the_others(
-    database: str, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gone, waiting = (letter_of(queue, tasks.fail.delay) for _ in range(2))
-    for letter in (gone, waiting):
-        interrupt(letter, monkeypatch)
-    DeadLetter.objects.filter(pk=gone.pk).delete()
-    OutboxEntry.objects.update(created_at=timezone.now() - timedelta(minutes=6))
-    module.settle_interrupted()
-
-    waiting.refresh_from_db()
-    assert waiting.status == LetterStatus.OPEN
-
-
-def test_a_process_that_dies_after_its_send_changes_nothing_for_the_task(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result = tasks.fail.delay("twice")
-    letter = eventually(lambda: DeadLetter.objects.get(task_id=result.id))
-    with monkeypatch.context() as dying:
-        dying.setattr(module, "_confirm", _die)
-        with pytest.raises(KeyboardInterrupt):
-            requeue(letter)
-    again = eventually(lambda: DeadLetter.objects.get(task_id=result.id, generation=1))
-    OutboxEntry.objects.update(created_at=timezone.now() - timedelta(minutes=6))
-    module.settle_interrupted()
-
-    letter.refresh_from_db()
-    assert letter.status == LetterStatus.SUPERSEDED
-    assert OutboxEntry.objects.get(kind=OutboxKind.REQUEUE).status == OutboxStatus.DONE
-    assert (again.envelope, again.run.args) != (None, None)
-
-
-def interrupt(letter: DeadLetter, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as dying:
-        dying.setattr(module, "publish", _die)
-        with pytest.raises(KeyboardInterrupt):
-            requeue(letter, by="li", reason="the supplier is back")
-
-
-def _die(*args: Any) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def test_inside_a_transaction_it_is_refused_since_a_send_cannot_be_rolled_back(

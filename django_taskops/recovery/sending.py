@@ -1,0 +1,120 @@
+"""Puts on the broker what has been committed, and takes back what could not be put there."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from celery import Celery
+
+from .. import journal
+from ..capture import headers as own
+from ..capture.call import app_of
+from ..exceptions import NotRequeueable, TaskOpsError
+from ..models import AuditAction
+from . import intents, pollers
+from .broker import Publisher, Unconfirmed
+from .decide import Decision
+from .intents import Order, Sending
+
+NOT_SENT = "not_sent"
+MAX_SUPERSEDED = 20  # generations; those before have been superseded by the requeues before
+
+logger = logging.getLogger("django_taskops")
+
+Outcome: TypeAlias = Decision | TaskOpsError
+"""What has become of a letter: the decision, or why there is none."""
+
+
+def send(sendings: Sequence[Sending], order: Order, publisher: Publisher) -> dict[int, Outcome]:
+    """What has become of each letter, by primary key. Those that could not be sent are open again."""
+    errors = put_on_broker(sendings, publisher)
+    for sending in sendings:
+        if (error := errors.get(sending.letter.pk)) and error.code == NOT_SENT:
+            intents.reopen(sending, order, f"not sent: {error.__cause__!r}")
+    arrived = [sending for sending in sendings if sending.letter.pk not in errors]
+    outcome = intents.confirm(arrived, order) if arrived else ""
+    return {**errors, **{sending.letter.pk: _decision(sending, outcome) for sending in arrived}}
+
+
+def put_on_broker(sendings: Sequence[Sending], publisher: Publisher) -> dict[int, NotRequeueable]:
+    """Why which letters were not sent, or may not have been. Writes nothing into our tables."""
+    held = _hold_pollers(sendings)
+    errors = _publish(sendings, publisher)
+    failed = {pk for pk, error in errors.items() if error.code == NOT_SENT}
+    _supersede([sending for sending in sendings if sending.letter.pk not in failed])
+    _give_back_pollers([sending for sending in sendings if sending.letter.pk in failed], held)
+    return errors
+
+
+def _publish(sendings: Sequence[Sending], publisher: Publisher) -> dict[int, NotRequeueable]:
+    errors: dict[int, NotRequeueable] = {}
+    for sending in sendings:
+        try:
+            publisher.publish(app_of(sending.envelope), sending.envelope)
+        except Unconfirmed as error:
+            errors[sending.letter.pk] = _unconfirmed(error)
+        except Exception as error:  # noqa: BLE001 whatever the broker's client raises: the letter must not hang
+            errors[sending.letter.pk] = _not_sent(error)
+    return errors
+
+
+def _unconfirmed(error: Exception) -> NotRequeueable:
+    refusal = NotRequeueable(
+        "not_confirmed",
+        "the broker did not answer, it may have the message: unless the task is heard of within a minute, it is sent "
+        f"once more, and starts once: {error}",
+    )
+    refusal.__cause__ = error
+    return refusal
+
+
+def _not_sent(error: Exception) -> NotRequeueable:
+    refusal = NotRequeueable(NOT_SENT, f"the broker did not take the message, the letter is open again: {error!r}")
+    refusal.__cause__ = error
+    return refusal
+
+
+def _supersede(sendings: Sequence[Sending]) -> None:
+    """From now on workers refuse older messages of these tasks, should the broker deliver them again. Never raises:
+    what runs twice then is the task's own business, as it is without us."""
+    claims = {key: why for sending in sendings for key, why in _superseded(sending)}
+    try:
+        journal.current().claim_all(claims)
+    except Exception:
+        logger.warning("django-taskops: older messages of %s tasks may run again", len(sendings), exc_info=True)
+
+
+def _superseded(sending: Sending) -> Iterator[tuple[str, str]]:
+    letter = sending.letter
+    newer = letter.generation + 1 if sending.moved else sending.generation
+    for generation in range(max(letter.generation, newer - MAX_SUPERSEDED), newer):
+        if key := own.superseded(letter.task_id, letter.publication, generation):
+            yield key, f"it was put back as {sending.task_id}, generation {sending.generation}"
+
+
+def _hold_pollers(sendings: Sequence[Sending]) -> Mapping[Celery, Mapping[str, Any]]:
+    """Before anything is sent: a re-run may be quicker than we are."""
+    ids: dict[Celery, list[str]] = defaultdict(list)
+    for sending in sendings:
+        headers = sending.envelope.headers
+        if not (sending.moved or headers.get("ignore_result")):
+            ids[app_of(sending.envelope)].append(headers["id"])
+    return {app: pollers.hold(app, task_ids) for app, task_ids in ids.items()}
+
+
+def _give_back_pollers(failed: Sequence[Sending], held: Mapping[Celery, Mapping[str, Any]]) -> None:
+    unsent = {sending.envelope.headers["id"] for sending in failed}
+    for app, metas in held.items():
+        if back := {task_id: meta for task_id, meta in metas.items() if task_id in unsent}:
+            pollers.give_back(app, back)
+
+
+def _decision(sending: Sending, outcome: str) -> Decision:
+    return Decision(
+        action=AuditAction.REQUEUE,
+        dead_letter_id=sending.letter.pk,
+        task_id=sending.task_id,
+        generation=sending.generation,
+        outcome=outcome,
+    )
