@@ -81,7 +81,7 @@ class _KeyValueStore(_Store):
     def _kept(self, keys: Sequence[Any]) -> Sequence[Any]:
         """At once from Redis; others answer `mget` each in a way of its own."""
         at_once = hasattr(self.backend, "connparams")
-        return self.backend.mget(keys) if at_once else [self.backend.get(key) for key in keys]  # type: ignore[no-any-return]
+        return self.backend.mget(keys) if at_once else [self.backend.get(key) for key in keys]
 
 
 class _ModelStore(_Store):
