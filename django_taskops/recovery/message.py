@@ -111,10 +111,7 @@ def message_for(letter: DeadLetter, generation: int, changes: Changes, moved: Ne
     if not original.headers.get("task"):
         raise NotRequeueable("no_task", "not re-runnable: its message names no task; its bytes are kept as they came")
     envelope = original.sent_anew(**_fresh_headers(letter, original.headers, generation, changes, moved))
-    properties = dict(envelope.properties)
-    if "correlation_id" in properties:
-        properties["correlation_id"] = envelope.headers["id"]
-    envelope = replace(envelope, properties=properties)
+    envelope = replace(envelope, properties=_fresh_properties(envelope))
     if changes.queue is not None:
         envelope = envelope.routed_to(changes.queue)
     return _edited(envelope, changes) if changes.edits else envelope
@@ -160,6 +157,16 @@ def _fresh_headers(
     if moved:
         fresh |= {"id": moved.task_id, own.PUBLICATION: moved.publication, own.REQUEUED_FROM: task_id}
         fresh["root_id"] = fresh["id"] if old.get("root_id") in (None, task_id) else old["root_id"]
+    return fresh
+
+
+def _fresh_properties(envelope: Envelope) -> dict[str, Any]:
+    """`expiration` in seconds, as kombu's `publish` takes it: RabbitMQ itself drops a message that is older."""
+    fresh = dict(envelope.properties)
+    if "correlation_id" in fresh:
+        fresh["correlation_id"] = envelope.headers["id"]
+    if expires := envelope.headers["expires"]:
+        fresh["expiration"] = (datetime.fromisoformat(expires) - datetime.now(UTC)).total_seconds()
     return fresh
 
 

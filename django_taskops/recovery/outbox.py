@@ -17,13 +17,13 @@ from django.dispatch import Signal
 from django.utils import timezone
 
 from ..capture.call import app_of
-from ..capture.envelope import Envelope
 from ..capture.frames import message_of
 from ..capture.text import storable
 from ..models import DeadLetter, OutboxEntry, OutboxKind, OutboxStatus
 from ..signals import dead_letter_resolved, recorder_blind, task_dead_lettered
 from . import alerts
 from .broker import publish
+from .notice import notice_of
 from .rerun import rerun
 
 CLAIM_SECONDS = 60
@@ -120,20 +120,8 @@ def _send(signal: Signal, sender: type[DeadLetter] | None, **told: Any) -> None:
 
 
 def _notify_queue(entry: OutboxEntry) -> None:
-    """Puts the original message on the task's dead-letter queue, with a header that says what became of it; a message
-    without a body where the original was not kept."""
-    letter = _letter(entry.payload)
-    envelope = Envelope.from_bytes(letter.envelope) if letter.envelope else _bodiless(letter)
-    notice = {
-        "task_id": letter.task_id,
-        "task_name": letter.task_name,
-        "reason": letter.reason,
-        "exception": letter.description,
-        "generation": letter.generation,
-        "died_at": letter.died_at.isoformat(),
-    }
-    routed = envelope.routed_to(entry.payload["queue"], taskops_dead_letter=notice)
-    publish(app_of(envelope), routed, declare_unknown=True)
+    notice = notice_of(_letter(entry.payload), entry.payload["queue"])
+    publish(app_of(notice), notice, declare_unknown=True)
 
 
 def _rerun(entry: OutboxEntry) -> None:
@@ -145,19 +133,6 @@ def _letter(payload: Mapping[str, Any]) -> DeadLetter:
         run=payload["run"], publication=payload["publication"], generation=payload["generation"]
     )
     return letter
-
-
-def _bodiless(letter: DeadLetter) -> Envelope:
-    return Envelope(
-        body=b"null",
-        content_type="application/json",
-        content_encoding="utf-8",
-        headers={"id": letter.task_id, "task": letter.task_name},
-        properties={},
-        exchange="",
-        routing_key="",
-        queue="",
-    )
 
 
 _HANDLERS: Mapping[OutboxKind, Callable[[OutboxEntry], None]] = {

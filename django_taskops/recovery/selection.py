@@ -1,0 +1,104 @@
+"""Which dead letters a command or a page means: found once, pinned by their primary keys, then decided on."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from django.db.models import Max, QuerySet
+
+from ..models import DeadLetter
+from ..states import LetterStatus
+from . import preflight
+from .requeue import BATCH
+
+ANYTHING = "*"
+ALREADY_TAKEN = "already_taken"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Open letters; `task` is a name, or a pattern with "*" in it; `since` and `until` are of their deaths."""
+
+    task: str = ""
+    reason: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __bool__(self) -> bool:
+        return any((self.task, self.reason, self.since, self.until))
+
+    def letters(self) -> QuerySet[Any]:
+        found: QuerySet[Any] = DeadLetter.objects.filter(status=LetterStatus.OPEN)
+        if self.task:
+            found = found.filter(**_named(self.task))
+        if self.reason:
+            found = found.filter(reason=self.reason)
+        if self.since:
+            found = found.filter(died_at__gte=self.since)
+        return found.filter(died_at__lt=self.until) if self.until else found
+
+
+def _named(task: str) -> dict[str, str]:
+    if ANYTHING not in task:
+        return {"task_name": task}
+    return {"task_name__regex": f"^{'.*'.join(map(re.escape, task.split(ANYTHING)))}$"}
+
+
+def pinned(filters: Filters, limit: int | None = None) -> list[int]:
+    """Their primary keys, the oldest first."""
+    return list(filters.letters().order_by("pk").values_list("pk", flat=True)[:limit])
+
+
+def newest_of(task_ids: Sequence[str]) -> tuple[list[int], list[str]]:
+    """The newest letter of each task, whatever its status, and the ids that have none."""
+    found: dict[str, int] = {}
+    for chunk in _chunks(dict.fromkeys(task_ids), BATCH):
+        rows = DeadLetter.objects.filter(task_id__in=chunk).values_list("task_id").annotate(Max("pk"))
+        found |= dict(rows.order_by())
+    return [found[each] for each in dict.fromkeys(task_ids) if each in found], [
+        each for each in dict.fromkeys(task_ids) if each not in found
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a requeue of some letters would do. `refused` counts by code, `examples` has a sentence for each."""
+
+    matching: int
+    refused: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def rerunnable(self) -> int:
+        return self.matching - sum(self.refused.values())
+
+
+def preview(letters: Sequence[int], *, force: bool) -> Preview:
+    """Looks at them a hundred at a time, and keeps none."""
+    refused: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for chunk in _chunks(letters, BATCH):
+        for code, sentence in _refusals(chunk, force=force):
+            refused[code] += 1
+            examples.setdefault(code, sentence)
+    return Preview(matching=len(letters), refused=refused, examples=examples)
+
+
+def _refusals(chunk: Sequence[int], *, force: bool) -> Iterator[tuple[str, str]]:
+    found = list(DeadLetter.objects.filter(pk__in=chunk).select_related("run"))
+    still_open = [letter for letter in found if letter.status == LetterStatus.OPEN]
+    for _taken in range(len(chunk) - len(still_open)):
+        yield ALREADY_TAKEN, "somebody has decided on it before"
+    for refusal in preflight.review(still_open).values():
+        if not (force and refusal.code in preflight.FORCEABLE):
+            yield refusal.code, refusal.detail
+
+
+def _chunks(items: Any, size: int) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
