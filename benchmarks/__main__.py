@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from example_site.embedded import ServiceUnavailable
 
-from . import drain, hang, memory, prune, report, speed
+from . import drain, hang, memory, prune, report, requeue, speed
 from .brokers import Broker, RedisBroker, redis_broker
 from .databases import DATABASES, Database, running_database
 from .errors import NotMeasured
@@ -22,7 +22,7 @@ from .project import VARIANTS
 from .rabbitmq import rabbit_broker
 from .report import Figures
 
-PARTS = ("speed", "rabbitmq", "hang", "memory", "drain", "prune")
+PARTS = ("speed", "rabbitmq", "hang", "memory", "drain", "prune", "requeue")
 
 
 def main() -> int:
@@ -53,6 +53,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--memory-tasks", type=int, default=100_000)
     parser.add_argument("--events", type=int, default=60_000, help="for the drain alone")
     parser.add_argument("--rows", type=int, default=200_000, help="for prune")
+    parser.add_argument("--letters", type=int, default=10_000, help="for requeue")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="beside each other, in speed")
     parser.add_argument("--databases", nargs="+", choices=DATABASES, default=DATABASES[:2], help="of speed")
@@ -73,6 +74,7 @@ def _measure(options: argparse.Namespace, folder: Path, figures: Figures) -> Non
         "memory": lambda: _memory(options, folder, figures),
         "drain": lambda: _drain(options, folder, figures),
         "prune": lambda: _prune(options, folder / "prune", figures),
+        "requeue": lambda: _requeue(options, folder, figures),
     }
     for part in options.only:
         try:
@@ -137,6 +139,11 @@ def _prune(options: argparse.Namespace, folder: Path, figures: Figures) -> None:
     for name in options.databases:
         with _services(folder, figures, name) as (broker, database):
             figures.pruned += [prune.measure(options.rows, kind, broker, database, folder) for kind in prune.KINDS]
+
+
+def _requeue(options: argparse.Namespace, folder: Path, figures: Figures) -> None:
+    with _services(folder, figures) as (broker, database):
+        figures.requeued += [requeue.measure(options.letters, way, broker, database, folder) for way in requeue.WAYS]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from .drain import Drained
 from .hang import Hang
 from .memory import Memory
 from .prune import KINDS, Pruning
+from .requeue import Requeued
 from .speed import Result, Run
 
 README = Path(__file__).with_name("README.md")
@@ -34,6 +35,7 @@ class Figures:
     memory: list[Memory] = field(default_factory=list)
     drained: list[Drained] = field(default_factory=list)
     pruned: list[Pruning] = field(default_factory=list)
+    requeued: list[Requeued] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
 
@@ -43,6 +45,7 @@ def markdown(figures: Figures) -> str:
     parts += [_memory(figures.memory)] if figures.memory else []
     parts += [_drain(figures.drained)] if figures.drained else []
     parts += [_prune(figures.pruned)] if figures.pruned else []
+    parts += [_requeue(figures.requeued)] if figures.requeued else []
     parts += ["### Not measured\n\n" + "\n".join(f"- {what}" for what in figures.missing)] if figures.missing else []
     return "\n\n".join(parts)
 
@@ -280,3 +283,19 @@ def _prune(pruned: Sequence[Pruning]) -> str:
         for each in pruned
     ]
     return "### Pruning alone\n\n" + _table(("database", "what is due", "runs", "s", "runs/s"), rows)
+
+
+def _requeue(requeued: Sequence[Requeued]) -> str:
+    rows = [
+        [
+            each.database,
+            each.way,
+            f"{each.letters:,}",
+            f"{each.seconds:.1f}",
+            f"{each.letters_per_second:,.0f}",
+            f"{each.growth / MIB:.1f}",
+        ]
+        for each in requeued
+    ]
+    head = ("database", "way", "letters", "s", "letters/s", "memory grown by (MiB)")
+    return "### Requeueing from the command line, `once`\n\n" + _table(head, rows)

@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def letters(database: str, queue: BrokerQueue) -> list[DeadLetter]:
-    return [letter_of(queue, lambda number=number: tasks.fail.delay(f"lamp {number}")) for number in range(3)]
+    return [letter_of(queue, partial(tasks.fail.delay, f"lamp {number}")) for number in range(3)]
 
 
 def run(*arguments: str, **options: Any) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from celery import chain, chord, current_app, group
-from celery.canvas import StampingVisitor
+from celery.canvas import StampingVisitor  # type: ignore[attr-defined]
 from kombu import Exchange, Queue
 from kombu.utils import json
 
@@ -26,25 +26,26 @@ pytestmark = [
 OURS = {own.GENERATION, own.NONCE, own.DESCRIBE}
 
 
-class ByTenant(StampingVisitor):
+class ByTenant(StampingVisitor):  # type: ignore[misc]  # celery-types has none
     def on_signature(self, sig: Any, **headers: Any) -> dict[str, Any]:  # noqa: ARG002 Celery's hook
         return {"tenant": "north", "stamped_headers": ["tenant"]}
 
 
 def elaborate(**options: Any) -> Any:
     """A message with all that Celery knows to put on one."""
-    first = tasks.fail.s("out of stock").set(
-        priority=5,
-        headers={"trace": "abc"},
-        time_limit=30,
-        soft_time_limit=20,
-        link=[tasks.succeed.si()],
-        link_error=[tasks.succeed.si()],
-        shadow="shown as",
-        expires=600,
-        reply_to="replies",
+    named: dict[str, Any] = {
+        "priority": 5,
+        "headers": {"trace": "abc"},
+        "time_limit": 30,
+        "soft_time_limit": 20,
+        "link": [tasks.succeed.si()],
+        "link_error": [tasks.succeed.si()],
+        "shadow": "shown as",
+        "expires": 600,
+        "reply_to": "replies",
         **options,
-    )
+    }
+    first = tasks.fail.s("out of stock").set(**named)
     canvas: Any = chain(first, tasks.add.si(1, 2), chord([tasks.succeed.si(), tasks.succeed.si()], tasks.collect.s()))
     canvas.stamp(ByTenant())
     return canvas
@@ -123,7 +124,7 @@ def test_an_exchange_of_the_projects_own_routes_it_again(database: str, queue: B
 
 
 def test_the_marks_of_brokers_and_of_earlier_deliveries_are_gone(database: str, queue: BrokerQueue) -> None:
-    marks = {"x-death": [{"queue": "q"}], "x-first-death-reason": "rejected", "x-delivery-count": 3}
+    marks: dict[str, Any] = {"x-death": [{"queue": "q"}], "x-first-death-reason": "rejected", "x-delivery-count": 3}
     result = tasks.fail.apply_async(headers={**marks, "tenant": "north"}, countdown=60)
     queue.drop()
     requeue(dead_letters(queue, result.id))

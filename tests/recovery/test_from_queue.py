@@ -114,11 +114,9 @@ def test_a_message_that_another_has_put_there_goes_back_to_where_it_died(
     database: str, queue: BrokerQueue, dead: BrokerQueue
 ) -> None:
     """As RabbitMQ marks what it has dead-lettered by itself."""
-    result = tasks.add.apply_async(
-        (1, 2),
-        queue=Queue(dead.name, Exchange(""), dead.name),
-        headers={"x-first-death-queue": queue.name, "x-death": [{"queue": queue.name, "reason": "rejected"}]},
-    )
+    marks: dict[str, Any] = {"x-death": [{"queue": queue.name, "reason": "rejected"}]}
+    marks["x-first-death-queue"] = queue.name
+    result = tasks.add.apply_async((1, 2), queue=Queue(dead.name, Exchange(""), dead.name), headers=marks)
     assert outcomes(dead) == {result.id: "sent"}
 
     (message,) = queue.messages()
