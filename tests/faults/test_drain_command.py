@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable
 
 import pytest
+from django.core.management import CommandError, call_command
 
 from django_taskops import journal
 from django_taskops.models import TaskRun
 from tests.faults.accounts import wait_for_shapes
 from tests.faults.processes import Process, wait_until_drained_by
 from tests.faults.telling import tell
+from tests.servers import RedisServer
 from tests.workers import eventually
 
 pytestmark = [
@@ -26,7 +28,7 @@ def test_once_drains_what_waits_and_ends(start_drain: Callable[..., Process]) ->
 
     said = start_drain("--once", "--json").output()
 
-    assert {"source": "redis", "applied": 25} in json.loads(said)
+    assert {"source": "redis", "applied": 25, "quarantined": 0} in json.loads(said)
     wait_for_shapes(told, timeout=1)
     assert [source.backlog().holder for source in journal.sources()] == ["", ""]
 
@@ -34,6 +36,35 @@ def test_once_drains_what_waits_and_ends(start_drain: Callable[..., Process]) ->
 def test_once_with_nothing_to_do_says_so_and_ends(start_drain: Callable[..., Process]) -> None:
     assert "redis: 0 applied, 0 quarantined" in start_drain("--once").output()
     assert not TaskRun.objects.exists()
+
+
+def test_a_dry_run_says_what_waits_and_applies_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    told = tell(5)
+
+    call_command("taskops_drain", "--dry-run", "--json")
+    assert {"source": "redis", "waiting": 25, "error": ""} in json.loads(capsys.readouterr().out)
+    call_command("taskops_drain", "--dry-run")
+    assert "redis: 25 would be applied" in capsys.readouterr().out
+
+    assert not TaskRun.objects.exists()
+    call_command("taskops_drain", "--once")
+    wait_for_shapes(told, timeout=1)
+
+
+def test_a_dry_run_of_a_journal_that_is_away_says_so(
+    capsys: pytest.CaptureFixture[str], journal_redis: RedisServer
+) -> None:
+    journal_redis.stop()
+
+    with pytest.raises(SystemExit, match="1"):
+        call_command("taskops_drain", "--dry-run")
+
+    assert "redis: ConnectionError" in capsys.readouterr().out
+
+
+def test_a_drain_that_goes_on_has_no_result_to_say_as_json() -> None:
+    with pytest.raises(CommandError, match="expected --once or --dry-run"):
+        call_command("taskops_drain", "--json")
 
 
 def test_a_terminated_drain_gives_its_place_to_the_next_at_once(start_drain: Callable[..., Process]) -> None:

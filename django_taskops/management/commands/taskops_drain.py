@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -16,21 +16,24 @@ from django.core.management.base import BaseCommand, CommandError
 
 from ... import journal
 from ...projection.service import REFUSED, drain_once, serve
+from ...projection.status import SourceStatus, read_status
 
 ONCE_SECONDS = 24 * 3600.0
+UNREACHABLE = 1
 IDLE_SECONDS = 60.0  # then the worker that started us does without
 
 
 class Command(BaseCommand):
     help = (
         "Applies the events that wait in the journal to the database, until it is stopped by SIGTERM or Ctrl-C. "
-        "Several may run: one works, the others stand by."
+        "Several may run: one works, the others stand by. Exit code 1: a dry run could not reach a journal."
     )
     requires_system_checks = []  # a check of the project's must not keep events from being written
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--once", action="store_true", help="drain until nothing waits, then exit")
-        parser.add_argument("--json", action="store_true", help="with --once: say as JSON what was done")
+        parser.add_argument("--dry-run", action="store_true", help="say what waits, and apply nothing")
+        parser.add_argument("--json", action="store_true", help="with --once or --dry-run: say it as JSON")
         parser.add_argument(
             "--adopt", action="store_true", help="take over a journal that another database has drained until now"
         )
@@ -38,10 +41,15 @@ class Command(BaseCommand):
         parser.add_argument("--parent", type=int, default=0, help="exit when this process is no longer our parent")
 
     def handle(self, *_args: Any, **options: Any) -> None:
+        if options["json"] and not (options["once"] or options["dry_run"]):
+            raise CommandError("--json: expected --once or --dry-run beside it; a drain that goes on has no result")
         if options["app"]:
             _use_app(options["app"])
         if journal.kind() == "direct":
             raise CommandError("the direct journal keeps nothing to drain: TASKOPS['JOURNAL'] or the broker says so")
+        if options["dry_run"]:
+            self._tell_backlog(read_status().sources, as_json=options["json"])
+            return
         sources = journal.sources(adopt=options["adopt"])
         _collect_rarely()
         if options["once"]:
@@ -53,12 +61,26 @@ class Command(BaseCommand):
 
     def _tell(self, done: Any, *, as_json: bool) -> None:
         if as_json:
-            self.stdout.write(json.dumps([{"source": each.source, "applied": each.applied} for each in done]))
+            self.stdout.write(json.dumps([{name: getattr(each, name) for name in _DONE} for each in done]))
             return
         for each in done:
             self.stdout.write(f"{each.source}: {each.applied} applied, {each.quarantined} quarantined")
         if not done:
             self.stdout.write("Nothing to do: another process drains, or this database may not (see taskops_stats).")
+
+    def _tell_backlog(self, sources: Sequence[SourceStatus], *, as_json: bool) -> None:
+        waiting = {each.name: None if each.backlog is None else each.backlog.entries for each in sources}
+        if as_json:
+            found = [{"source": each.name, "waiting": waiting[each.name], "error": each.error} for each in sources]
+            self.stdout.write(json.dumps(found))
+        else:
+            for each in sources:
+                self.stdout.write(f"{each.name}: {each.error or f'{waiting[each.name]} would be applied'}")
+        if None in waiting.values():
+            sys.exit(UNREACHABLE)
+
+
+_DONE = ("source", "applied", "quarantined")
 
 
 def _collect_rarely() -> None:
