@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from celery import current_app, signals
@@ -24,8 +25,9 @@ from .text import storable, storable_id
 
 
 class _Publish(NamedTuple):
-    """A publish between its two signals."""
+    """A publish between its two signals. `at` is when it began: a worker may be done before the broker has answered."""
 
+    at: datetime
     headers: dict[str, Any]
     properties: dict[str, Any]
     declare: Any
@@ -55,7 +57,8 @@ def before_task_publish(
     own.stamp(headers, getattr(get_current_task(), "request", None))
     beat.stamp(headers)
     headers[own.DESCRIBE] = True  # taken back below, where nothing is in doubt
-    _publishing.set((*_publishing.get(), _Publish(headers, properties or {}, declare))[-MAX_PUBLISHING:])
+    publish = _Publish(lifecycle.now(), headers, properties or {}, declare)
+    _publishing.set((*_publishing.get(), publish)[-MAX_PUBLISHING:])
     if is_certain(current_app, headers["task"]) and not journal.current().deferring():
         del headers[own.DESCRIBE]
 
@@ -74,7 +77,7 @@ def after_task_publish(headers: Any = None, body: Any = None, **kwargs: Any) -> 
         kind=EventKind.PUBLISHED,
         task_id=storable_id(headers["id"]),
         task_name=storable(headers["task"]),
-        at=lifecycle.now(),
+        at=publish.at,
         call=_published_call(publish, body, route),
         **own.identity(headers),
     )

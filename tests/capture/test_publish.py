@@ -6,11 +6,12 @@ import pickle
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from celery import current_app
+from celery import current_app, signals
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncRequestFactory
@@ -40,6 +41,27 @@ def test_a_publish_is_pending_with_everything_needed_to_send_it_again(database: 
     assert envelope.headers == message["headers"]
     assert envelope.body == b64decode(message["body"])
     assert own.DESCRIBE not in message["headers"]
+
+
+@for_real
+def test_it_is_enqueued_before_any_worker_can_have_it(database: str, queue: BrokerQueue) -> None:
+    """A worker on an idle machine is done before the publisher hears from the broker."""
+    sent: list[datetime] = []
+
+    def note(**_signal: object) -> None:
+        sent.append(datetime.now(UTC))
+
+    with receiving(signals.before_task_publish, note):
+        tasks.add.delay(1, 2)
+
+    assert TaskRun.objects.get().enqueued_at <= sent[0]
+
+
+@contextmanager
+def receiving(signal: Any, receiver: Any) -> Iterator[None]:
+    signal.connect(receiver)
+    yield
+    signal.disconnect(receiver)
 
 
 @for_real
