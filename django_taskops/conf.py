@@ -50,6 +50,14 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
 
 
+def _is_packages_or_none(value: object) -> bool:
+    return value is None or (isinstance(value, (list, tuple)) and all(map(_is_package, value)))
+
+
+def _is_package(value: object) -> bool:
+    return isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
+
+
 def _is_journal(value: object) -> bool:
     return value in JOURNALS or (isinstance(value, str) and value.startswith(REDIS_SCHEMES))
 
@@ -110,13 +118,13 @@ SETTINGS: Mapping[str, Setting] = {
     "WORKER_TIMEOUT": Setting(60, "a number of seconds above 0", _is_int),
     "STATUS_PERMISSION": Setting(None, "a dotted path or None", _is_text_or_none),
     "VERSION": Setting(None, "a text or None", _is_text_or_none),
+    "OWN_CODE": Setting(None, "a list of packages or None", _is_packages_or_none),
 }
 
 # Settings of the contract that the rooms of later releases read. They are checked, so that a project can set them now.
 ANNOUNCED: Mapping[str, Setting] = {
     "KEEP_SUCCESS": Setting(1.0, "a number from 0 to 1", _is_share),
     "PAYLOAD_KEYS": Setting((), "a list of Fernet keys", _is_texts),
-    "OWN_CODE": Setting(None, "a list of packages or None", lambda value: value is None or _is_texts(value)),
 }
 
 
@@ -167,6 +175,7 @@ class Conf:
     WORKER_TIMEOUT: int
     STATUS_PERMISSION: str | None
     VERSION: str | None
+    OWN_CODE: Sequence[str] | None
 
     def __getattr__(self, name: str) -> Any:
         """Raises AttributeError for a name that is no setting, ImproperlyConfigured where TASKOPS is no dict."""
