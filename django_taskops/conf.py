@@ -106,6 +106,7 @@ SETTINGS: Mapping[str, Setting] = {
     "DEAD_LETTER": Setting("all", "'all' or 'tracked'", lambda value: value in ("all", "tracked")),
     "RECORD_RECEIVED": Setting(False, "True or False", _is_bool),
     "RECORD_EAGER": Setting(None, "True, False or None", _is_bool_or_none),
+    "KEEP_SUCCESS": Setting(1.0, "a number from 0 to 1", _is_share),
     "PAYLOAD_MAX_BYTES": Setting(256 * KIB, "a number of bytes above 0", _is_int),
     "RESULT_MAX_BYTES": Setting(1 * KIB, "a number of bytes above 0", _is_int),
     "REDACT": Setting(DEFAULT_REDACT, "a list of parts of argument names", _is_texts),
@@ -123,7 +124,6 @@ SETTINGS: Mapping[str, Setting] = {
 
 # Settings of the contract that the rooms of later releases read. They are checked, so that a project can set them now.
 ANNOUNCED: Mapping[str, Setting] = {
-    "KEEP_SUCCESS": Setting(1.0, "a number from 0 to 1", _is_share),
     "PAYLOAD_KEYS": Setting((), "a list of Fernet keys", _is_texts),
 }
 
@@ -167,6 +167,7 @@ class Conf:
     DEAD_LETTER: str
     RECORD_RECEIVED: bool
     RECORD_EAGER: bool | None
+    KEEP_SUCCESS: float
     PAYLOAD_MAX_BYTES: int
     RESULT_MAX_BYTES: int
     REDACT: Sequence[str]

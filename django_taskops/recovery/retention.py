@@ -34,6 +34,7 @@ from ..models import (
 )
 from ..projection.writer import DATABASE_ID
 from ..states import FINISHED, SETTLED, LetterStatus
+from . import sampling
 
 WINDOW = 5000  # rows that are looked at in one statement, without a lock
 FIRST_ROWS = 500  # in a transaction; then as many as fit into AIM_SECONDS
@@ -65,6 +66,7 @@ class Pruned:
     """
 
     success: int = 0
+    sampled: int = 0
     failure: int = 0
     dead_letter: int = 0
     outbox: int = 0
@@ -76,8 +78,8 @@ def prune(*, seconds: float = math.inf, dry_run: bool = False) -> Pruned:
     """Deletes what is due by now, in many short transactions; stops after about `seconds`, and the next call goes on.
     `dry_run` counts instead, all of it, and writes nothing.
 
-    Any number of processes may do so at once. Raises ImproperlyConfigured where RETENTION is not what it has to be, and
-    what the database raises; what was deleted before stays deleted.
+    Any number of processes may do so at once. Raises ImproperlyConfigured where RETENTION or KEEP_SUCCESS is not what
+    it has to be, and what the database raises; what was deleted before stays deleted.
     """
     if dry_run:
         return Pruned(**{rows.kind: rows.count() for rows in _all_rows()})
@@ -100,6 +102,8 @@ class Chore:
         self._pass: Iterator[_Batch] | None = None
         self._worked = 0.0
         self._not_before = -math.inf
+        self._sampling_until: datetime | None = None
+        self._sampled_until: datetime | None = None
 
     def __repr__(self) -> str:
         return "retention"
@@ -109,7 +113,9 @@ class Chore:
         began = time.monotonic()
         if self._pass is None and began < self._not_before:
             return
-        batches, self._pass = self._pass or _batches(), None
+        if self._pass is None:
+            self._sampling_until = sampling.ended_before()
+        batches, self._pass = self._pass or _batches(self._sampled_until), None
         for batch in batches:
             if time.monotonic() - began >= SECONDS_PER_CALL or (batch.seconds and _is_shared()):
                 self._pass = batches
@@ -118,6 +124,7 @@ class Chore:
         if self._pass is None:
             self._not_before = time.monotonic() + max(SECONDS_BETWEEN_PASSES, self._worked / LARGEST_SHARE)
             self._worked = 0.0
+            self._sampled_until = self._sampling_until
 
 
 chore = Chore()
@@ -134,9 +141,10 @@ class _Batch(NamedTuple):
     seconds: float
 
 
-def _batches() -> Iterator[_Batch]:
-    """One pass over all tables, from the oldest rows on. Outside a transaction wherever it yields."""
-    for rows in _all_rows():
+def _batches(sampled_until: datetime | None = None) -> Iterator[_Batch]:
+    """One pass over all tables, from the oldest rows on. Outside a transaction wherever it yields. Of the successes
+    that ended before `sampled_until`, an earlier pass has left what is kept."""
+    for rows in _all_rows(sampled_until):
         size = FIRST_ROWS
         for due in rows.windows():
             if not due:
@@ -286,27 +294,36 @@ def _delete(model: type[Any], **chosen: Collection[int]) -> int:
     return int(rows._raw_delete(rows.db))  # noqa: SLF001 `delete()` reads all rows that signals or relations might need
 
 
-def _all_rows() -> Sequence[_Rows]:
+def _all_rows(sampled_until: datetime | None = None) -> Sequence[_Rows]:
     """Everything that may go by now. Letters first: they keep their runs."""
     days = _retention()
     runs = (("success", SETTLED), ("failure", FINISHED - SETTLED))
     kept = [_runs(kind, states, days[kind]) for kind, states in runs if days[kind] is not None]
     if days["dead_letter"] is not None:
         kept.insert(0, _Letters(kind="dead_letter", rows=DeadLetter.objects.all(), due=_due_letters()))
+    if conf.KEEP_SUCCESS < 1:
+        kept.append(_sampled(days["success"], sampled_until))
     return [*kept, *_own_rows()]
 
 
 def _retention() -> dict[str, int | None]:
     """What deletes must not guess: a value that can't be right deletes nothing."""
     for problem in problems():
-        if problem.key == "RETENTION":
-            raise ImproperlyConfigured(f"RETENTION: expected {problem.expected}, got {problem.got!r}")
+        if problem.key in ("RETENTION", "KEEP_SUCCESS"):
+            raise ImproperlyConfigured(f"{problem.key}: expected {problem.expected}, got {problem.got!r}")
     return dict(conf.retention())
 
 
 def _runs(kind: str, states: Collection[str], days: int | None) -> _Rows:
     rows = TaskRun.objects.filter(finished_at__lt=_ago(days))
     return _Runs(kind=kind, rows=rows, due=Q(state__in=sorted(states)), keys=("finished_at", "pk"))
+
+
+def _sampled(days: int | None, sampled_until: datetime | None) -> _Rows:
+    """What "success" deletes by its age is not counted again."""
+    rows = sampling.ended(sampled_until)
+    young = rows if days is None else rows.filter(finished_at__gte=_ago(days))
+    return _Runs(kind="sampled", rows=young, due=sampling.not_kept(), keys=("finished_at", "pk"))
 
 
 def _due_letters() -> Q:

@@ -14,6 +14,7 @@ from ...recovery.retention import Pruned, prune
 
 WORDS = {
     "success": "runs that succeeded or were ignored",
+    "sampled": "successes that KEEP_SUCCESS does not keep",
     "failure": "runs that ended otherwise",
     "dead_letter": "dead letters that nobody waits for",
     "outbox": "outbox entries that were carried out",
@@ -23,7 +24,8 @@ WORDS = {
 
 class Command(BaseCommand):
     help = (
-        "Deletes the runs and dead letters that are older than RETENTION says, and old rows of the app's own. "
+        "Deletes the runs and dead letters that are older than RETENTION says, the successes that KEEP_SUCCESS does "
+        "not keep, and old rows of the app's own. "
         "In short transactions; open and requeued dead letters keep their runs."
     )
 
