@@ -57,6 +57,18 @@ def test_a_poller_gets_the_fields_of_the_contract(story: Story) -> None:
     assert "no-store" in found["Cache-Control"]
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_instants_are_utc_where_the_project_has_no_time_zones(database: str, settings: Settings) -> None:
+    settings.USE_TZ = False
+    settings.TIME_ZONE = "Asia/Shanghai"
+    story = Story("naive")
+    writer.apply([story.published(), story.started(), story.succeeded()])
+
+    found = client_with("view_taskrun").get(url("naive")).json()
+
+    assert (found["enqueued_at"], found["finished_at"]) == ("2026-01-01T00:00:01+00:00", "2026-01-01T00:00:03+00:00")
+
+
 def test_result_and_error_need_their_own_permission(story: Story) -> None:
     failed = Story("failed")
     writer.apply([failed.published(), failed.failed()])
