@@ -31,7 +31,8 @@ def ended(looked_until: datetime | None) -> QuerySet[Any]:
     runs: QuerySet[Any] = TaskRun.objects.filter(finished_at__lt=ended_before())
     if looked_until is not None:
         runs = runs.filter(finished_at__gte=looked_until - LATE)
-    return runs.alias(place=F("pk") * _SCATTER % _PARTS)
+    placed: QuerySet[Any] = runs.alias(place=F("pk") * _SCATTER % _PARTS)
+    return placed
 
 
 def not_kept() -> Q:
