@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from ..conf import conf
 from ..models import DeadLetter, TaskAttempt, TaskRun
-from ..states import TaskState
+from ..states import LetterStatus, TaskState
 
 AFTER = timedelta(minutes=10)
 LATE = timedelta(hours=1)  # after its end; what is told later is found when the next process begins
@@ -37,7 +37,10 @@ def ended(looked_until: datetime | None) -> QuerySet[Any]:
 
 def not_kept() -> Q:
     """By the key of the run, so that all passes of all processes agree. The history of a failure stays: what was tried
-    more than once, was requeued, or has left a letter."""
+    more than once, was requeued, or has left a letter. So does what a person has to know who decides on a letter: that
+    the same has been done since."""
     tried_again, lettered = (Exists(model.objects.filter(run=OuterRef("pk"))) for model in (TaskAttempt, DeadLetter))
     first = Q(state=TaskState.SUCCESS, generation=0, requeued_from="")
+    waiting = DeadLetter.objects.filter(status=LetterStatus.OPEN).order_by().values_list("task_name", flat=True)
+    first &= ~Q(task_name__in=list(waiting.distinct()))
     return first & Q(place__gte=round(conf.KEEP_SUCCESS * _PARTS)) & ~tried_again & ~lettered

@@ -81,6 +81,17 @@ def test_the_history_of_a_failure_is_kept(database: str, settings: Settings) -> 
     assert TaskRun.objects.count() == 4
 
 
+def test_what_may_heal_an_open_letter_is_kept(database: str, settings: Settings) -> None:
+    keep(settings, 0)
+    DeadLetterFactory(task_name="shop.tasks.mail")
+    DeadLetterFactory(task_name="shop.tasks.price", resolved=True)
+    kept = ended(11, task_name="shop.tasks.mail")
+    ended(11, task_name="shop.tasks.price")
+
+    assert prune() == Pruned(sampled=1)
+    assert TaskRun.objects.filter(pk=kept.pk).exists()
+
+
 def test_a_success_that_is_told_by_real_events_goes_with_all_its_rows(database: str, settings: Settings) -> None:
     """One that was retried stays, with its attempt."""
     keep(settings, 0)
