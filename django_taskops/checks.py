@@ -16,7 +16,9 @@ from django.utils.module_loading import import_string
 
 from . import conf as configuration
 from . import journal_checks
+from .capture.sealing import seal
 from .conf import SETTINGS, conf
+from .exceptions import EnvelopeError
 
 SQLITE = "django.db.backends.sqlite3"
 
@@ -57,8 +59,25 @@ def check_status_permission(**_kwargs: Any) -> list[CheckMessage]:
     return []
 
 
+def check_payload_keys(**_kwargs: Any) -> list[CheckMessage]:
+    if not _is_usable("PAYLOAD_KEYS"):
+        return []
+    try:
+        seal(b"")
+    except EnvelopeError as error:
+        return [
+            Error(
+                f"{error}. No message is kept, and no dead letter can be put back.",
+                hint="A key is made by: python -c 'from cryptography.fernet import Fernet; "
+                "print(Fernet.generate_key().decode())'.",
+                id="taskops.E009",
+            )
+        ]
+    return []
+
+
 def check_sqlite(**_kwargs: Any) -> list[CheckMessage]:
-    if not _database_is_known():
+    if not _is_usable("DATABASE"):
         return []
     database = settings.DATABASES[conf.DATABASE]
     if database.get("ENGINE") != SQLITE or database.get("OPTIONS", {}).get("transaction_mode") in _WRITING_MODES:
@@ -75,7 +94,7 @@ def check_sqlite(**_kwargs: Any) -> list[CheckMessage]:
 
 def check_migrated(databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
     """Runs where databases are checked: `check --database`, and `migrate`, which creates the tables right after."""
-    if not _database_is_known() or conf.DATABASE not in (databases or ()) or "migrate" in sys.argv:
+    if not _is_usable("DATABASE") or conf.DATABASE not in (databases or ()) or "migrate" in sys.argv:
         return []
     try:
         tables = connections[conf.DATABASE].introspection.table_names()
@@ -110,27 +129,24 @@ def _settings() -> Iterator[CheckMessage]:
             )
         else:
             yield Error(
-                f"TASKOPS[{problem.key!r}]: expected {problem.expected}, got {_told(problem.got)}.",
+                f"TASKOPS[{problem.key!r}]: expected {problem.expected}, got {_told(problem)}.",
                 hint="Correct the value, or delete the key: it has a default.",
                 id="taskops.E002",
             )
-    for key in configuration.without_effect():
-        yield checks.Warning(
-            f"TASKOPS[{key!r}] has no effect in this release.",
-            hint="Delete the key, or silence taskops.W003 if you know that it is for a later release.",
-            id="taskops.W003",
-        )
 
 
-def _told(value: object) -> str:
-    """Without what may be a password: check output ends in logs."""
-    return "an address with credentials" if isinstance(value, str) and "@" in value else repr(value)
+def _told(problem: configuration.Problem) -> str:
+    """Without what may be a password or a key: check output ends in logs."""
+    if problem.key == "PAYLOAD_KEYS":
+        return type(problem.got).__name__
+    with_password = isinstance(problem.got, str) and "@" in problem.got
+    return "an address with credentials" if with_password else repr(problem.got)
 
 
-def _database_is_known() -> bool:
+def _is_usable(key: str) -> bool:
     """False where the check of settings has something to say about it."""
     try:
-        return SETTINGS["DATABASE"].accepts(conf.DATABASE)
+        return SETTINGS[key].accepts(getattr(conf, key))
     except ImproperlyConfigured:
         return False
 
@@ -159,6 +175,7 @@ _CHECKS: list[tuple[Callable[..., list[CheckMessage]], tuple[str, ...]]] = [
     (check_settings, ()),
     (check_eager, ()),
     (check_status_permission, ()),
+    (check_payload_keys, ()),
     (check_sqlite, ()),
     (check_migrated, (Tags.database,)),
     (journal_checks.check_spool, ()),

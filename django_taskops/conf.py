@@ -107,6 +107,7 @@ SETTINGS: Mapping[str, Setting] = {
     "RECORD_RECEIVED": Setting(False, "True or False", _is_bool),
     "RECORD_EAGER": Setting(None, "True, False or None", _is_bool_or_none),
     "KEEP_SUCCESS": Setting(1.0, "a number from 0 to 1", _is_share),
+    "PAYLOAD_KEYS": Setting((), "a list of Fernet keys", _is_texts),
     "PAYLOAD_MAX_BYTES": Setting(256 * KIB, "a number of bytes above 0", _is_int),
     "RESULT_MAX_BYTES": Setting(1 * KIB, "a number of bytes above 0", _is_int),
     "REDACT": Setting(DEFAULT_REDACT, "a list of parts of argument names", _is_texts),
@@ -122,11 +123,6 @@ SETTINGS: Mapping[str, Setting] = {
     "OWN_CODE": Setting(None, "a list of packages or None", _is_packages_or_none),
 }
 
-# Settings of the contract that the rooms of later releases read. They are checked, so that a project can set them now.
-ANNOUNCED: Mapping[str, Setting] = {
-    "PAYLOAD_KEYS": Setting((), "a list of Fernet keys", _is_texts),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -140,17 +136,11 @@ class Problem:
 
 def problems() -> Iterator[Problem]:
     """What is wrong with `settings.TASKOPS`; nothing where all is well."""
-    known = {**SETTINGS, **ANNOUNCED}
     for key, value in _given().items():
-        if key not in known:
-            yield Problem(key, ", ".join(sorted(known)), value, unknown=True)
-        elif not known[key].accepts(value):
-            yield Problem(key, known[key].expected, value, unknown=False)
-
-
-def without_effect() -> Iterator[str]:
-    """Keys that the project has set and nothing reads yet."""
-    return (key for key in _given() if key in ANNOUNCED)
+        if key not in SETTINGS:
+            yield Problem(key, ", ".join(sorted(SETTINGS)), value, unknown=True)
+        elif not SETTINGS[key].accepts(value):
+            yield Problem(key, SETTINGS[key].expected, value, unknown=False)
 
 
 class Conf:
@@ -168,6 +158,7 @@ class Conf:
     RECORD_RECEIVED: bool
     RECORD_EAGER: bool | None
     KEEP_SUCCESS: float
+    PAYLOAD_KEYS: Sequence[str]
     PAYLOAD_MAX_BYTES: int
     RESULT_MAX_BYTES: int
     REDACT: Sequence[str]

@@ -11,6 +11,7 @@ from kombu.utils import json
 
 from ..conf import conf
 from ..exceptions import EnvelopeError
+from .sealing import seal, unseal
 
 VERSION = 1
 _PROPERTIES = ("priority", "delivery_mode", "correlation_id", "reply_to", "message_id", "type", "app_id", "user_id")
@@ -50,12 +51,12 @@ class Envelope:
         if len(self.body) > conf.PAYLOAD_MAX_BYTES:
             raise PayloadTooLarge(len(self.body), conf.PAYLOAD_MAX_BYTES)
         named = {"version": VERSION} | {name: getattr(self, name) for name in _BESIDE_BODY}
-        return b"%b\n%b" % (_encode(named).encode("utf-8", "surrogatepass"), self.body)
+        return seal(b"%b\n%b" % (_encode(named).encode("utf-8", "surrogatepass"), self.body))
 
     @classmethod
     def from_bytes(cls, blob: bytes | memoryview) -> "Envelope":
-        """Raises EnvelopeError where `blob` is none of ours or of a newer version."""
-        line, _, body = bytes(blob).partition(b"\n")
+        """Raises EnvelopeError where `blob` is none of ours, of a newer version, or encrypted with another key."""
+        line, _, body = unseal(bytes(blob)).partition(b"\n")
         try:
             named = json.loads(line.decode("utf-8", "surrogatepass"))
             version = named.pop("version")

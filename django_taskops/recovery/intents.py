@@ -7,7 +7,7 @@ The intent says all that is needed to finish the requeue, should its process die
 import logging
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -54,6 +54,7 @@ class Sending:
     generation: int
     moved: NewId | None
     earlier: int | None
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))  # before its re-run can have started
 
 
 def commit(letters: Sequence[int], order: Order) -> tuple[list[Sending], dict[int, TaskOpsError]]:
@@ -181,7 +182,7 @@ def _published(sending: Sending) -> Event:
         kind=EventKind.PUBLISHED,
         task_id=sending.task_id,
         task_name=sending.letter.task_name,
-        at=datetime.now(UTC),
+        at=sending.at,
         call=sending.call,
         **own.identity(sending.envelope.headers),
     )

@@ -13,6 +13,7 @@ from kombu.utils import json
 from ..capture import headers as own
 from ..capture.call import describe, with_envelope
 from ..capture.envelope import Envelope
+from ..capture.sealing import Undecryptable
 from ..events import Call
 from ..exceptions import EnvelopeError, NotRequeueable
 from ..models import DeadLetter
@@ -121,6 +122,8 @@ def envelope_of(letter: DeadLetter) -> Envelope:
     """Raises NotRequeueable where it can't be read."""
     try:
         return Envelope.from_bytes(letter.envelope or b"")
+    except Undecryptable as error:
+        raise NotRequeueable("undecryptable", f"not re-runnable: {error}") from error
     except EnvelopeError as error:
         raise NotRequeueable("envelope_unreadable", f"not re-runnable: {error}") from error
 
