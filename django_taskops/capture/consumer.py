@@ -192,4 +192,5 @@ def _tell_downstream(event: Event, message: Message) -> None:
     payload: Any = message.payload
     embed = payload[2] if isinstance(payload, (list, tuple)) and len(payload) == 3 else None
     if isinstance(embed, dict):
-        tell_upstream_failed(event, chain=embed.get("chain"), chord=embed.get("chord"))
+        root = message.headers.get("root_id")
+        tell_upstream_failed(event, chain=embed.get("chain"), chord=embed.get("chord"), root=root)

@@ -29,15 +29,16 @@ _told: set[str] = set()
 """What this process has told lately: every member of a chord names its body and all that follows."""
 
 
-def tell_upstream_failed(cause: Event, *, chain: Any, chord: Any) -> None:
-    """Appends an event for each task that waits for the one that `cause` is about. `chain` and `chord` are what its
-    request says: signatures of the next steps, the last one first; the signature of the chord's body."""
+def tell_upstream_failed(cause: Event, *, chain: Any, chord: Any, root: Any) -> None:
+    """Appends an event for each task that waits for the one that `cause` is about. `chain`, `chord` and `root` are what
+    its request says: signatures of the next steps, the last one first; the signature of the chord's body; the root id,
+    which is theirs as well."""
     over = time.monotonic() + MAX_SECONDS
     for task_id, step in islice(_steps([*_reversed(chain), chord], set()), MAX_STEPS):
         if time.monotonic() > over:
             return
         if task_id not in _told:
-            _tell(cause, task_id, step)
+            _tell(cause, task_id, step, root)
             _remember(task_id)
 
 
@@ -48,7 +49,7 @@ def _remember(task_id: str) -> None:
 
 
 @shielded
-def _tell(cause: Event, task_id: str, step: Mapping[str, Any]) -> None:
+def _tell(cause: Event, task_id: str, step: Mapping[str, Any], root: Any) -> None:
     """Each by itself: one odd signature must not cost the others their word. `delivery` names the step alone, so that
     it is one however many failures stand before it."""
     name = str(step.get("task") or "")
@@ -60,13 +61,13 @@ def _tell(cause: Event, task_id: str, step: Mapping[str, Any]) -> None:
         task_name=storable(name),
         at=cause.at,
         delivery=str(uuid5(_NAMESPACE, task_id)),
-        call=_call(cause, current_app, name, step),
+        call=_call(cause, current_app, name, step, root),
         outcome=Outcome(exception_message=_because(cause), dead_letter=False),
     )
     journal.current().append(event)
 
 
-def _call(cause: Event, app: Celery, name: str, step: Mapping[str, Any]) -> Call:
+def _call(cause: Event, app: Celery, name: str, step: Mapping[str, Any], root: Any) -> Call:
     """As far as it is known. The result of the step before would be the first argument: its place is kept, since
     secrets are masked by the names of places."""
     options: Mapping[str, Any] = step["options"]
@@ -74,7 +75,7 @@ def _call(cause: Event, app: Celery, name: str, step: Mapping[str, Any]) -> Call
     args = list(args) if isinstance(args, (list, tuple)) else []
     headers = {
         "parent_id": cause.task_id,
-        "root_id": options.get("root_id"),
+        "root_id": options.get("root_id") or root,
         "group": options.get("group_id"),
         "group_index": options.get("group_index"),
     }

@@ -158,7 +158,7 @@ def _tell_downstream(request: Any, span: Span, end: Event) -> None:
     """Whatever replaces a task, or has been sent in its stead, goes on with its chain."""
     elsewhere = end.outcome is not None and end.outcome.reason in (QuietReason.REPLACED, QuietReason.DUPLICATE)
     if not (request.is_eager or elsewhere or end.kind is EventKind.RETRIED):
-        tell_upstream_failed(end, chain=_unsent(request, span), chord=request.chord)
+        tell_upstream_failed(end, chain=_unsent(request, span), chord=request.chord, root=request.root_id)
 
 
 def _unsent(request: Any, span: Span) -> Sequence[Any]:

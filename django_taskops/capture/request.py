@@ -192,7 +192,7 @@ def _tell_end(request: Any, kind: EventKind, outcome: Outcome, **facts: Any) -> 
     """Of a delivery after which nothing of its canvas goes on."""
     if event := _tell(request, kind, outcome, **facts):
         embed = request._payload[2] or {}  # noqa: SLF001
-        tell_upstream_failed(event, chain=embed.get("chain"), chord=embed.get("chord"))
+        tell_upstream_failed(event, chain=embed.get("chain"), chord=embed.get("chord"), root=request.root_id)
 
 
 def event_of(request: Any, kind: EventKind, **facts: Any) -> Event:

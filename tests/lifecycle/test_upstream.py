@@ -26,7 +26,8 @@ def test_the_rest_of_a_chain(worker: Worker) -> None:
     for task_id in ids[2:]:
         assert shows(run_of(task_id), CHAIN)
     never = run_of(last.id)
-    assert (never.task_name, never.args, never.parent_id) == ("tests.tasks.add", [1, 2], ids[1])
+    assert (never.task_name, never.args) == ("tests.tasks.add", [1, 2])
+    assert (never.parent_id, never.root_id) == (ids[1], ids[0])
     assert "no stock" in never.exception_message
     assert not never.attempts.exists()
 
