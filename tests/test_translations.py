@@ -23,6 +23,7 @@ from tests.factories import (
     QuarantinedEntryFactory,
     RecorderFactory,
     TaskAttemptFactory,
+    TaskRunFactory,
 )
 from tests.services import unavailable
 from tests.sources import FakeSource, published, waiting
@@ -153,6 +154,8 @@ def test_no_page_falls_back_to_english(reader: Client, entries: list[Entry], use
     quarantined = QuarantinedEntryFactory()
     letter = DeadLetterFactory(run__exhausted=True)
     TaskAttemptFactory(run=letter.run, retried=True)
+    root = letter.run.task_id
+    TaskRunFactory.create_batch(20, parent_id=root, root_id=root, group_id="g", group_index=1)
     entry = AuditEntryFactory(letter=letter)
     phrases = [entry.source for entry in entries if " " in entry.source and not PLACEHOLDER.search(entry.source)]
     rows = (("taskrun", letter.run), ("deadletter", letter), ("auditentry", entry), ("quarantinedentry", quarantined))

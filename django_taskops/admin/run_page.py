@@ -19,6 +19,7 @@ from ..recovery.findings import Finding, Level
 from ..states import QuietReason, TaskState
 from . import display, payload
 from .facts import related_runs, run_facts
+from .workflow.page import workflow_of
 
 MAX_ROWS = 50
 WAITING = frozenset({TaskState.PENDING, TaskState.RECEIVED, TaskState.RETRY})
@@ -58,6 +59,7 @@ def context(request: HttpRequest, run: TaskRun, site: str) -> dict[str, Any]:
         "audit": audit_entries(request, Q(task_id=run.task_id)),
         "not_rerunnable": _not_rerunnable(run),
         "result_page": _result_page(request, run, site),
+        "workflow": workflow_of(run, site),
         **payload.context(request, run),
     }
 
