@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Celery, states
 from celery.backends.base import BaseKeyValueStoreBackend
+from celery.backends.redis import RedisBackend
 
 from ..capture.shield import due
 
@@ -66,22 +67,39 @@ class _Store:
 
 
 class _KeyValueStore(_Store):
-    """Redis, and others of its kind: what they keep is a text with the status in it."""
+    """What they keep is a text with the status in it."""
 
     def turn(self, task_ids: Sequence[str], before: str, after: str) -> Mapping[str, Any]:
         keys = [self.backend.get_key_for_task(task_id) for task_id in task_ids]
-        turned = {}
+        turned, news = {}, {}
         for task_id, key, kept in zip(task_ids, keys, self._kept(keys), strict=True):
             meta = self.backend.decode(kept) if kept else {}
             if meta.get("status") == before:
-                self.backend.set(key, self.backend.encode({**meta, "status": after}))
+                news[key] = self.backend.encode({**meta, "status": after})
                 turned[task_id] = meta
+        self._keep(news)
         return turned
 
     def _kept(self, keys: Sequence[Any]) -> Sequence[Any]:
-        """At once from Redis; others answer `mget` each in a way of its own."""
-        at_once = hasattr(self.backend, "connparams")
-        return self.backend.mget(keys) if at_once else [self.backend.get(key) for key in keys]
+        return [self.backend.get(key) for key in keys]
+
+    def _keep(self, news: Mapping[Any, Any]) -> None:
+        for key, value in news.items():
+            self.backend.set(key, value)
+
+
+class _RedisStore(_KeyValueStore):
+    """Two exchanges for all, as the backend itself has two for each: what is kept is also told to who listens."""
+
+    def _kept(self, keys: Sequence[Any]) -> Sequence[Any]:
+        return list(self.backend.mget(keys))
+
+    def _keep(self, news: Mapping[Any, Any]) -> None:
+        with self.backend.client.pipeline(transaction=False) as pipe:
+            for key, value in news.items():
+                pipe.set(key, value, ex=self.backend.expires or None)
+                pipe.publish(key, value)
+            pipe.execute()
 
 
 class _ModelStore(_Store):
@@ -99,15 +117,16 @@ def _store_of(app: Celery) -> _Store | None:
     backend: Any = app.backend
     if hasattr(backend, "TaskModel"):
         return _ModelStore(backend)
+    if isinstance(backend, RedisBackend):
+        return _RedisStore(impatient(app))
     if isinstance(backend, BaseKeyValueStoreBackend):
-        return _KeyValueStore(_impatient(app, backend))
+        return _KeyValueStore(backend)
     return None if type(backend).__name__ in ("DisabledBackend", "RPCBackend") else _Store(backend)
 
 
-def _impatient(app: Celery, backend: Any) -> Any:
-    """A Redis that hangs is waited for as long as a broker is, not for the two minutes that Celery gives it."""
-    if not hasattr(backend, "connparams"):
-        return backend
+def impatient(app: Celery) -> Any:
+    """The Redis backend of `app`: if it hangs, it is waited for as long as a broker is, not for the two minutes that
+    Celery gives it."""
     if app not in _backends:
         own = app._get_backend()  # type: ignore[attr-defined]  # noqa: SLF001 `app.backend` is the one that waits
         own.connparams.update(socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
