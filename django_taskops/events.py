@@ -72,7 +72,7 @@ class Executor:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How a delivery ended. `dead_letter` is False where the task declares that nobody has to act; `dead_letter_queue`
-    names the queue that a notice of the death goes to, "" for none."""
+    names the queue that a notice of the death goes to, "" for none. `parked` where Celery has not been told."""
 
     reason: str = ""
     exception_type: str = ""
@@ -83,6 +83,7 @@ class Outcome:
     retry_at: datetime | None = None
     dead_letter: bool = True
     dead_letter_queue: str = ""
+    parked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

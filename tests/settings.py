@@ -82,7 +82,7 @@ TEMPLATES = [
 ]
 
 CELERY_BROKER_URL = redis_database(_redis_url, 1)
-CELERY_RESULT_BACKEND = redis_database(_redis_url, 2)
+CELERY_RESULT_BACKEND = os.environ.get("TASKOPS_TEST_RESULTS") or redis_database(_redis_url, 2)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_ROUTES = ("tests.celery_app.route",)
 CELERY_RESULT_EXPIRES = 600

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy
 from ..models import DeadLetter, TaskAttempt, TaskRun
 from ..recovery.preflight import envelope_refusal
 from ..states import LetterStatus, TaskState
-from . import display, payload, run_page
+from . import display, parked, payload, run_page
 from .facts import Fact
 from .verbs import REQUEUE, VERBS, Verb
 
@@ -49,6 +49,7 @@ def context(request: HttpRequest, letter: DeadLetter, site: str) -> dict[str, An
             request, Q(task_id=letter.task_id, object_type="dead_letter", object_id=str(letter.pk))
         ),
         "not_rerunnable": refusal.detail if refusal and letter.status == LetterStatus.OPEN else "",
+        "parked": parked.remarks(letter),
         "notes": [] if refused[REQUEUE] else REQUEUE.notes(letter),
         "is_another_send": not payload.is_of(letter, run.described),
         **payload.context(request, run),
@@ -84,7 +85,7 @@ def _facts(letter: DeadLetter, run: TaskRun, rerun: TaskRun | None, site: str) -
         Fact(label=queue, value=run.queue),
         Fact(label=_("Decided"), value=display.moment(letter.decided_at)),
         Fact(label=_("Requeued as"), value=moved),
-        Fact(label=_("Parked"), value=_("yes, Celery was not told of the failure") if letter.parked else ""),
+        Fact(label=_("Let through to Celery"), value=display.moment(letter.let_through_at)),
     ]
     return [fact for fact in facts if fact.value != ""]
 

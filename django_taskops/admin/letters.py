@@ -10,6 +10,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from ..models import DeadLetter
+from ..recovery import parking
 from ..states import LetterStatus
 from . import display, letter_page, payload
 from .deciding import DecidingAdmin
@@ -68,10 +69,12 @@ class DeadLetterAdmin(DecidingAdmin):
 
     @admin.display(description=_("status"))
     def state(self, letter: Any) -> SafeString:
-        """With the generation of a re-run that died again, and why an open letter can't be run again."""
+        """With the generation of a re-run that died again, and why an open letter can't be run again; and whether
+        Celery waits for it."""
         badge = display.badge(letter.status, letter.get_status_display())
         again = gettext("generation %(number)s") % {"number": letter.generation} if letter.generation else ""
-        return display.lines(badge, again, display.shortened(_not_rerunnable(letter), 80))
+        waits = gettext("parked") if parking.is_waiting(letter) else ""
+        return display.lines(badge, waits, again, display.shortened(_not_rerunnable(letter), 80))
 
 
 def _not_rerunnable(letter: Any) -> str:

@@ -15,6 +15,7 @@ from ..exceptions import NotRequeueable
 from ..models import DeadLetter
 from ..recovery import preflight
 from ..states import LetterStatus
+from . import parked
 
 Words = str | Promise
 
@@ -77,7 +78,7 @@ def _restore(letter: DeadLetter, by: Any, why: str) -> recovery.Decision:
 
 
 def _remarks(letter: DeadLetter) -> list[str]:
-    return preflight.notes(letter)
+    return [*preflight.notes(letter), *parked.before_requeue(letter)]
 
 
 REQUEUE = Verb(
@@ -113,6 +114,7 @@ DISCARD = Verb(
     asks_why=True,
     needs_why=True,
     carry_out=_discard,
+    remarks=parked.before_discard,
 )
 
 RESTORE = Verb(
@@ -126,6 +128,7 @@ RESTORE = Verb(
     asks_why=True,
     needs_why=False,
     carry_out=_restore,
+    remarks=parked.before_restore,
 )
 
 VERBS = (REQUEUE, DISCARD, RESTORE)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial, wraps
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from celery import current_app, states
 from celery._state import get_current_task
@@ -28,8 +28,9 @@ from . import headers as own
 from .call import describe, without_envelope
 from .downstream import tell_upstream_failed
 from .frames import outcome_of, qualified
+from .options import parks
 from .redaction import display, within
-from .shield import due, is_soft_limit, let_limit_through
+from .shield import due, is_soft_limit, let_limit_through, shielded
 from .text import storable, storable_id
 from .worker import executor, in_main_process
 
@@ -50,6 +51,7 @@ class Span:
     returned: bool = False
     raised: BaseException | None = None
     retry_refused: bool = False
+    let_out: bool = False  # it could not be parked
     ended: bool = False
     progress_told: float = 0.0
     executor: Executor | None = None
@@ -57,6 +59,9 @@ class Span:
 
 _spans: WeakKeyDictionary[Any, Span] = WeakKeyDictionary()
 """By request, and not on it: a project may well serialize the attributes of a request."""
+
+_parked: WeakSet[Any] = WeakSet()
+"""Requests whose failure is on record as one that Celery is not told of."""
 
 
 def now() -> datetime:
@@ -138,11 +143,33 @@ def end(task: Any, state: str | None, result: Any) -> None:
     if span is None:
         return
     try:
-        _tell_end(task, span, state, result)
+        if task.request not in _parked:
+            _tell_end(task, span, state, result)
     finally:
         span.ended = True
         # What it raised leads by its traceback to the request, which would never be forgotten.
         _spans.pop(task.request, None)
+
+
+def park(task: Any, request: Any, error: BaseException) -> bool:
+    """Called before Celery's result backend hears of a failure: tells the end now. True where it is on record, so that
+    the result backend need not hear of it."""
+    if request in _parked or _park(task, request, error):
+        return True
+    if span := span_of(request):
+        span.let_out = True
+    return False
+
+
+@shielded
+def _park(task: Any, request: Any, error: BaseException) -> bool:
+    span = span_of(request)
+    if span is None and task.request is request:
+        span = begin(task)  # what fails before its run() has not begun yet
+    if span is None or task.request is not request:
+        return False
+    _tell_end(task, span, states.FAILURE, error)
+    return request in _parked
 
 
 def _tell_end(task: Any, span: Span, state: str | None, result: Any) -> None:
@@ -151,13 +178,17 @@ def _tell_end(task: Any, span: Span, state: str | None, result: Any) -> None:
         tell(task, EventKind.SUCCEEDED, outcome=_success(task, result))
     elif left is not None and (verdict := _verdict(task, span, left)) is not None:
         kind, outcome = verdict
-        _tell_downstream(task.request, span, tell(task, kind, outcome=outcome))
+        end = tell(task, kind, outcome=outcome)
+        if outcome.parked:
+            _parked.add(task.request)
+        _tell_downstream(task.request, span, end, outcome)
 
 
-def _tell_downstream(request: Any, span: Span, end: Event) -> None:
-    """Whatever replaces a task, or has been sent in its stead, goes on with its chain."""
-    elsewhere = end.outcome is not None and end.outcome.reason in (QuietReason.REPLACED, QuietReason.DUPLICATE)
-    if not (request.is_eager or elsewhere or end.kind is EventKind.RETRIED):
+def _tell_downstream(request: Any, span: Span, end: Event, outcome: Outcome) -> None:
+    """Whatever replaces a task, or has been sent in its stead, goes on with its chain; behind one that is parked the
+    chain waits."""
+    goes_on = outcome.parked or outcome.reason in (QuietReason.REPLACED, QuietReason.DUPLICATE)
+    if not (request.is_eager or goes_on or end.kind is EventKind.RETRIED):
         tell_upstream_failed(end, chain=_unsent(request, span), chord=request.chord, root=request.root_id)
 
 
@@ -261,22 +292,27 @@ def _verdict(task: Any, span: Span, left: BaseException) -> tuple[EventKind, Out
         requeue: bool = vars(left)["requeue"]
         if requeue and task.acks_late:
             return None  # the broker delivers it again
-        return EventKind.REJECTED, outcome_of(_original(left), left=left, **routing(task))
+        return EventKind.REJECTED, outcome_of(_original(left), left=left, **_routing(task, span))
     if not isinstance(left, Exception):
-        return _interruption(task, left)
+        return _interruption(task, span, left)
     kind = EventKind.UNSERIALIZABLE if span.returned and isinstance(left, EncodeError) else EventKind.FAILED
     reason = "" if kind is EventKind.UNSERIALIZABLE else _reason(task, span, left)
-    return kind, outcome_of(_original(left), left=left, reason=reason, **routing(task))
+    return kind, outcome_of(_original(left), left=left, reason=reason, **_routing(task, span))
 
 
-def _interruption(task: Any, left: BaseException) -> tuple[EventKind, Outcome] | None:
+def _interruption(task: Any, span: Span, left: BaseException) -> tuple[EventKind, Outcome] | None:
     """What a `sys.exit()` or the like means. Of a child the worker's main process tells what became of it; where the
     task runs in that process itself (solo, threads) nobody does, and a message that is acknowledged is gone."""
     if task.request.is_eager:
-        return EventKind.FAILED, outcome_of(left, **routing(task))
+        return EventKind.FAILED, outcome_of(left, **_routing(task, span))
     if in_main_process() and not task.acks_late:
-        return EventKind.WORKER_LOST, outcome_of(left, **routing(task))
+        return EventKind.WORKER_LOST, outcome_of(left, **_routing(task, span))
     return None
+
+
+def _routing(task: Any, span: Span) -> dict[str, Any]:
+    """What runs eagerly has its caller to tell, and fails as ever."""
+    return routing(task) | ({"parked": False} if span.let_out or task.request.is_eager else {})
 
 
 def routing(task: Any) -> dict[str, Any]:
@@ -284,7 +320,11 @@ def routing(task: Any) -> dict[str, Any]:
     options = getattr(task, "taskops", None)
     if options is None:
         return {"dead_letter": conf.DEAD_LETTER == "all"}
-    return {"dead_letter": options.dead_letter, "dead_letter_queue": options.dead_letter_queue or ""}
+    return {
+        "dead_letter": options.dead_letter,
+        "dead_letter_queue": options.dead_letter_queue or "",
+        "parked": parks(task),
+    }
 
 
 def _reason(task: Any, span: Span, error: Exception) -> DeadLetterReason:

@@ -6,6 +6,9 @@ from typing import Any
 
 from ..exceptions import InvalidOption
 
+FAIL = "fail"
+PARK = "park"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions:
@@ -14,7 +17,7 @@ class TaskOptions:
     retry_for: float | None = None
     dead_letter: bool = True
     dead_letter_queue: str | None = None
-    on_exhausted: str = "fail"
+    on_exhausted: str = FAIL
     idempotent: bool = False
     stale_after: float | None = None
     sensitive: tuple[str, ...] = ()
@@ -31,6 +34,14 @@ def check(options: Mapping[str, Any]) -> None:
             expected, accepts = _RULES[name]
             if not accepts(value):
                 raise InvalidOption(name, expected, value)
+    if options.get("on_exhausted") == PARK and not options.get("dead_letter", True):
+        raise InvalidOption("on_exhausted", "'fail' beside dead_letter=False, since nobody could let it through", PARK)
+
+
+def parks(task: Any) -> bool:
+    """True where the task declares that its final failure is withheld from Celery."""
+    options = getattr(task, "taskops", None)
+    return options is not None and options.on_exhausted == PARK
 
 
 def _is_bool(value: object) -> bool:
@@ -68,7 +79,7 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "retry_for": ("seconds above 0, or None for no deadline", lambda v: v is None or _is_seconds(v)),
     "dead_letter": ("True or False", _is_bool),
     "dead_letter_queue": ("the name of a queue, or None", lambda v: v is None or (isinstance(v, str) and bool(v))),
-    "on_exhausted": ("'fail' ('park' comes with a later release)", lambda v: v == "fail"),
+    "on_exhausted": ("'fail' or 'park'", lambda v: v in (FAIL, PARK)),
     "idempotent": ("True or False", _is_bool),
     "stale_after": ("seconds above 0, or None", lambda v: v is None or _is_seconds(v)),
     "sensitive": ("a tuple of argument names", _is_texts),

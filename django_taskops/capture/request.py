@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import celery
 from celery import _state, states
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
@@ -18,6 +19,7 @@ from .downstream import tell_upstream_failed
 from .frames import outcome_of
 from .lifecycle import now, routing
 from .message import needs_description, received_call
+from .parking import asking
 from .shield import shielded
 from .text import storable, storable_id
 from .worker import executor
@@ -41,12 +43,15 @@ class TaskOpsRequest:
     taskops_requeued = False  # the message goes back to the broker, or another attempt is on its way
     taskops_error: Any = None  # what it has failed with, as the main process is told
     taskops_succeeded = False
+    taskops_parked = False  # its failure is on record, and the result backend does not hear of it
+    taskops_let_out = False  # its failure was to be parked, and could not be recorded
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         try:
-            return super().on_timeout(soft, timeout)  # type: ignore[misc]
+            with asking(self.taskops_park):
+                return super().on_timeout(soft, timeout)  # type: ignore[misc]
         finally:
-            if not soft and not self.taskops_requeued:
+            if not (soft or self.taskops_requeued or self.taskops_parked):
                 _tell_error(self, EventKind.TIMED_OUT, TimeLimitExceeded(timeout))
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
@@ -54,11 +59,23 @@ class TaskOpsRequest:
         if not hasattr(super(), "_success_was_stored"):
             _look_for_success(self, exc_info)
         try:
-            return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
+            with asking(self.taskops_park):
+                return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
         finally:
-            told_by_child = args[1] if len(args) > 1 else kwargs.get("return_ok", False)
-            if not (told_by_child or self.taskops_requeued or self.taskops_succeeded):
-                _tell_failure(self, exc_info)
+            told = self.taskops_parked or (args[1] if len(args) > 1 else kwargs.get("return_ok", False))
+            if not (told or self.taskops_requeued or self.taskops_succeeded):
+                _tell_failure(self, _unwrapped(self.taskops_error))
+
+    def taskops_park(self, error: BaseException) -> bool:
+        """Called before the result backend hears of a failure: tells of it now. True where the backend need not hear
+        of it."""
+        if isinstance(error, Reject) or self.taskops_succeeded:
+            return True  # told by the process of the task; or stored by it, and a failure would overwrite that
+        if isinstance(error, TimeLimitExceeded) and _goes_back(self):
+            return True  # Celery 5.7 stores a failure, and puts the message back
+        self.taskops_parked = self.taskops_parked or _tell_failure(self, error) is not None
+        self.taskops_let_out = not self.taskops_parked
+        return self.taskops_parked
 
     def _retry_worker_lost(self, exc: Any, exc_info: Any) -> Any:
         """Celery 5.7: publishes the next attempt from the main process, where nobody knows what it belongs to."""
@@ -135,17 +152,21 @@ def _tell_put_back(request: Any) -> None:
     _tell(request, EventKind.ABANDONED, outcome)
 
 
-@shielded
-def _tell_failure(request: Any, exc_info: Any) -> None:
-    error = _error_of(exc_info)
+def _goes_back(request: Any) -> bool:
+    """True where the broker gets the message back after a hard time limit, as Celery does since 5.5."""
+    task = request.task
+    acks = getattr(task, "acks_on_timeout", task.acks_on_failure_or_timeout)  # the first since Celery 5.7
+    return celery.VERSION >= (5, 5) and task.acks_late and not acks and not request.acknowledged
+
+
+def _tell_failure(request: Any, error: Any) -> Event | None:
     if isinstance(error, (Ignore, Reject, Retry)) or type(error).__name__ == "Terminated":
-        return
+        return None
     if isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt, GeneratorExit)):
-        _tell_error(request, EventKind.WORKER_LOST, error)
-    elif isinstance(error, TimeLimitExceeded):
-        _tell_error(request, EventKind.TIMED_OUT, error)
-    else:
-        _tell_error(request, EventKind.BROKE, error)
+        return _tell_error(request, EventKind.WORKER_LOST, error)
+    if isinstance(error, TimeLimitExceeded):
+        return _tell_error(request, EventKind.TIMED_OUT, error)
+    return _tell_error(request, EventKind.BROKE, error)
 
 
 def _error_of(exc_info: Any) -> Any:
@@ -158,12 +179,16 @@ def _unwrapped(error: Any) -> Any:
 
 
 @shielded
-def _tell_error(request: Any, kind: EventKind, error: BaseException) -> None:
-    outcome = outcome_of(error, **routing(request.task))
-    (_tell if kind in _NO_END else _tell_end)(request, kind, outcome)
+def _tell_error(request: Any, kind: EventKind, error: BaseException) -> Event | None:
+    outcome = outcome_of(error, **_routing(request))
+    return (_tell if kind in _NO_END else _tell_end)(request, kind, outcome)
 
 
 _NO_END = (EventKind.RETRIED, EventKind.BROKE)  # the second may be said of a task that has succeeded
+
+
+def _routing(request: Any) -> dict[str, Any]:
+    return routing(request.task) | ({"parked": False} if request.taskops_let_out else {})
 
 
 @shielded
@@ -174,7 +199,8 @@ def _tell_revoked(request: Any, expired: bool) -> None:
     if unseen:
         request.request_dict[own.DELIVERY] = own.discarded(request.id, request.request_dict)
     reason = DeadLetterReason.EXPIRED if expired else ""
-    _tell_end(request, EventKind.REVOKED, Outcome(reason=reason, **routing(request.task)), call=call)
+    told = routing(request.task) | {"parked": False}  # Celery knows of it
+    _tell_end(request, EventKind.REVOKED, Outcome(reason=reason, **told), call=call)
 
 
 @shielded
@@ -188,11 +214,18 @@ def _tell(request: Any, kind: EventKind, outcome: Outcome, **facts: Any) -> Even
 
 
 @shielded
-def _tell_end(request: Any, kind: EventKind, outcome: Outcome, **facts: Any) -> None:
-    """Of a delivery after which nothing of its canvas goes on."""
-    if event := _tell(request, kind, outcome, **facts):
-        embed = request._payload[2] or {}  # noqa: SLF001
-        tell_upstream_failed(event, chain=embed.get("chain"), chord=embed.get("chord"), root=request.root_id)
+def _tell_end(request: Any, kind: EventKind, outcome: Outcome, **facts: Any) -> Event | None:
+    """Of a delivery after which nothing of its canvas goes on, or, where it is parked, not yet."""
+    event = _tell(request, kind, outcome, **facts)
+    if event and not outcome.parked:
+        _tell_downstream(request, event)
+    return event
+
+
+@shielded
+def _tell_downstream(request: Any, event: Event) -> None:
+    embed = request._payload[2] or {}  # noqa: SLF001
+    tell_upstream_failed(event, chain=embed.get("chain"), chord=embed.get("chord"), root=request.root_id)
 
 
 def event_of(request: Any, kind: EventKind, **facts: Any) -> Event:

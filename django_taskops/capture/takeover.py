@@ -5,7 +5,7 @@ from typing import Any
 from celery import Celery
 
 from ..conf import conf
-from . import wrapper
+from . import parking, wrapper
 from .request import install
 from .shield import shielded
 
@@ -23,3 +23,4 @@ def _take_over(task: Any) -> None:
     if conf.tracks(task.name):
         wrapper.wrap(task)
         install(task)
+        parking.install(task)

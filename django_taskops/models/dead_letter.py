@@ -11,7 +11,8 @@ from .run import TaskRun
 
 
 class DeadLetter(models.Model):
-    """One per (run, publication, generation). It keeps its run."""
+    """One per (run, publication, generation). It keeps its run. `parked` as long as Celery has not been told of the
+    failure; `let_through_at` since when it may know."""
 
     run = models.ForeignKey(TaskRun, on_delete=models.PROTECT, related_name="dead_letters", verbose_name=_("run"))
     task_id = models.CharField(_("task id"), max_length=255, db_index=True)
@@ -23,6 +24,7 @@ class DeadLetter(models.Model):
     exception_type = models.CharField(_("exception"), max_length=255, blank=True)
     status = models.CharField(_("status"), max_length=16, choices=LetterStatus, default=LetterStatus.OPEN)
     parked = models.BooleanField(_("parked"), default=False)
+    let_through_at = models.DateTimeField(_("let through at"), null=True, blank=True)
     died_at = models.DateTimeField(_("died at"))
     decided_at = models.DateTimeField(_("decided at"), null=True, blank=True)
     sent_generation = models.PositiveIntegerField(null=True, blank=True, editable=False)

@@ -16,6 +16,7 @@ class OutboxKind(models.TextChoices):
     REQUEUE = "requeue"
     CLAIM = "claim"
     RERUN = "rerun"
+    LET_THROUGH = "let_through"
     ALERT = "alert"
     LEASE = "lease"
 
@@ -29,7 +30,7 @@ class OutboxStatus(models.TextChoices):
 class OutboxEntry(models.Model):
     """`key` is unique: writing the same consequence again changes nothing."""
 
-    kind = models.CharField(max_length=32, choices=OutboxKind)
+    kind = models.CharField(max_length=32)  # an OutboxKind; no choices, which would ask for a migration each time
     key = models.CharField(max_length=255)
     payload = models.JSONField(default=dict, blank=True)
     status = models.CharField(max_length=16, choices=OutboxStatus, default=OutboxStatus.PENDING)

@@ -80,6 +80,8 @@ def _update(letter: DeadLetter, status: LetterStatus, result: Merged, described:
         letter.exception_type = died.exception_type
         letter.description = _description(died)
         letter.died_at = stored(died.finished_at) or timezone.now()
+        if died.parked is not None and letter.let_through_at is None:
+            letter.parked = died.parked
     changed = bool(died) or letter.status != status or (letter.run_id in described and epoch == result.run.shown.epoch)
     letter.status = status
     return changed
@@ -132,6 +134,7 @@ def _write(changed: list[DeadLetter], merged: Mapping[int, Merged], described: C
             "description",
             "exception_type",
             "status",
+            "parked",
             "died_at",
             "previous",
             "envelope",

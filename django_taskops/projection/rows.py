@@ -16,7 +16,7 @@ from ..models import TaskAttempt, TaskRun
 from .merge import Run
 from .verdict import Delivery
 
-_NOT_SHARED = ("retries", "frames", "result", "dead_letter_queue")
+_NOT_SHARED = ("retries", "frames", "result", "dead_letter_queue", "parked")
 _DELIVERY = [field.name for field in fields(Delivery) if field.name not in _NOT_SHARED]
 _CALL = [field.name for field in fields(Call) if field.name not in ("envelope", "envelope_error")]
 _SHOWN = [*_DELIVERY, "retries", "result"]

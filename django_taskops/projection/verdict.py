@@ -59,7 +59,8 @@ Epoch: TypeAlias = tuple[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """What is known of one delivery. `delivery` is "" for a run that no worker has received."""
+    """What is known of one delivery. `delivery` is "" for a run that no worker has received. `parked` is None where no
+    event says it: a stored delivery does not remember, its letter does."""
 
     delivery: str = ""
     publication: str = ""
@@ -86,6 +87,7 @@ class Delivery:
     frames: tuple[str, ...] = ()
     result: JSON = None
     dead_letter_queue: str = ""
+    parked: bool | None = None
 
     @property
     def epoch(self) -> Epoch:
@@ -169,6 +171,7 @@ def _verdict(event: Event) -> dict[str, Any]:
         "frames": outcome.frames,
         "result": outcome.result,
         "dead_letter_queue": outcome.dead_letter_queue,
+        "parked": outcome.parked,
     }
 
 

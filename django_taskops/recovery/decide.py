@@ -14,6 +14,7 @@ from ..exceptions import AlreadyTaken
 from ..models import AuditAction, AuditEntry, DeadLetter, TaskRun
 from ..projection.letters import current_status
 from ..states import LetterStatus
+from . import parking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,22 +56,24 @@ def person(by: Any) -> Person:
 
 
 def discard(dead_letter: DeadLetter, *, by: Any = None, reason: str = "") -> Decision:
-    """Gives up on an open letter, reversibly. `by` is a user, a name, or None for the app itself.
+    """Gives up on an open letter, reversibly. `by` is a user, a name, or None for the app itself. A failure that is
+    parked is let through to Celery, by an order in the outbox; that can't be taken back once it has begun.
 
     Raises AlreadyTaken where the letter is not open any more.
     """
     with _deciding(dead_letter):
-        take(dead_letter, LetterStatus.OPEN, LetterStatus.DISCARDED)
+        take(dead_letter, LetterStatus.OPEN, LetterStatus.DISCARDED, **parking.give_up(dead_letter))
         return _noted(dead_letter, AuditAction.DISCARD, Decided(person(by), reason))
 
 
 def restore(dead_letter: DeadLetter, *, by: Any = None, reason: str = "") -> Decision:
-    """Takes a discard back: the letter is open again, or what it has come to meanwhile; the outcome says which.
+    """Takes a discard back: the letter is open again, or what it has come to meanwhile; the outcome says which. One
+    that was parked still is where Celery has not been told yet: its `parked` says so.
 
     Raises AlreadyTaken where it is not discarded.
     """
     with _deciding(dead_letter) as run:
-        take(dead_letter, LetterStatus.DISCARDED, LetterStatus.OPEN)
+        take(dead_letter, LetterStatus.DISCARDED, LetterStatus.OPEN, **parking.take_back(dead_letter))
         dead_letter.status = current_status(dead_letter, run)
         DeadLetter.objects.filter(pk=dead_letter.pk).update(status=dead_letter.status)
         return _noted(dead_letter, AuditAction.RESTORE, Decided(person(by), reason))

@@ -49,7 +49,11 @@ class Judgement:
             reason=self.reason,
             exception_message=self.description,
             retry_at=self.retry_at,
-            **{**_routing(run.task_name), **({"dead_letter": True} if self.rerun else {})},  # it is what is put back
+            **{
+                **_routing(run.task_name),
+                **({"dead_letter": True} if self.rerun else {}),  # it is what is put back
+                **({"parked": False} if self.kind is EventKind.REVOKED else {}),
+            },
         )
         return Event(
             kind=self.kind,

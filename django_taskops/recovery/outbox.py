@@ -24,6 +24,7 @@ from ..signals import dead_letter_resolved, recorder_blind, task_dead_lettered
 from . import alerts
 from .broker import publish
 from .notice import notice_of
+from .parking import let_through
 from .rerun import rerun
 
 CLAIM_SECONDS = 60
@@ -142,4 +143,5 @@ _HANDLERS: Mapping[OutboxKind, Callable[[OutboxEntry], None]] = {
     OutboxKind.DEAD_LETTER_QUEUE: _notify_queue,
     OutboxKind.ALERT: alerts.send,
     OutboxKind.RERUN: _rerun,
+    OutboxKind.LET_THROUGH: let_through,
 }

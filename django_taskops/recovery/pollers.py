@@ -125,8 +125,10 @@ def _store_of(app: Celery) -> _Store | None:
 
 
 def impatient(app: Celery) -> Any:
-    """The Redis backend of `app`: if it hangs, it is waited for as long as a broker is, not for the two minutes that
-    Celery gives it."""
+    """The result backend of `app`: a Redis that hangs is waited for as long as a broker is, not for the two minutes
+    that Celery gives it."""
+    if not isinstance(app.backend, RedisBackend):
+        return app.backend
     if app not in _backends:
         own = app._get_backend()  # type: ignore[attr-defined]  # noqa: SLF001 `app.backend` is the one that waits
         own.connparams.update(socket_timeout=SECONDS, socket_connect_timeout=SECONDS)

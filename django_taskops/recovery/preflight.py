@@ -51,7 +51,8 @@ def check(
     if not force:
         check_idle(letter, run)
         _check_relevance(letter)
-        _check_not_healed(surroundings.healings.of_letter(letter.pk))
+        if not letter.parked:  # what waits for this one is not helped by another
+            _check_not_healed(surroundings.healings.of_letter(letter.pk))
         _check_registered(letter, surroundings)
         _check_arguments(letter, changes)
 
@@ -109,7 +110,7 @@ def notes(letter: DeadLetter) -> list[str]:
     told = []
     if needs_new_id(letter, letter.run):
         told.append(_("Gets a new task id."))
-    if _chord_of(letter):
+    if not letter.parked and _chord_of(letter):
         told.append(_("Its chord has failed already: the chord's body will not run."))
     return told
 

@@ -13,6 +13,7 @@ from django_taskops.models import TaskRun
 from tests import tasks
 from tests.beside import tasks as beside
 from tests.integration.test_lifecycle import ended
+from tests.parking import tasks as parked
 from tests.workers import Worker, WorkerStarter, eventually, new_queue
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ CASES: dict[str, Case] = {
         [("SoftTimeLimitExceeded", "soft_limit")],
     ),
     "hard limit": (tasks.hard_limit.delay, ("FAILURE", "time_limit"), []),
+    "a failure that is parked": (
+        lambda: parked.early.delay(uuid4().hex, "exception"),
+        ("FAILURE", "non_retryable"),
+        [("OutOfStock", "_raise_unexpected")],
+    ),
     "child killed": (tasks.kill_self.delay, ("FAILURE", "worker_lost"), []),
 }
 

@@ -19,7 +19,7 @@ HOOKS = [
     request._look_for_success,
     request._tell,
     request._tell_error,
-    request._tell_failure,
+    request._tell_error,
     request._tell_revoked,
     takeover._take_over,
     wrapper._begin,
