@@ -10,6 +10,7 @@ from typing import Any
 from .. import journal
 from ..conf import conf
 from ..events import Beat, Held
+from ..journal import forks
 from . import headers as own
 from .lifecycle import now
 from .shield import shielded
@@ -55,7 +56,8 @@ class Pulse:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._beat()
+            with forks.kept_away():
+                self._beat()
             self._stopping.wait(seconds_between_beats())
 
     @shielded

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..events import Record
+from . import forks
 
 MAX_EVENTS = 1000
 KEPT_SECONDS = 60.0
@@ -71,7 +72,8 @@ class Postponed:
         wait = FIRST_WAIT_SECONDS
         while (first := self._first()) is not None:
             try:
-                self._apply(first.event)
+                with forks.kept_away():
+                    self._apply(first.event)
             except Exception as error:  # noqa: BLE001 whatever the database raises
                 if time.monotonic() < first.until:
                     time.sleep(wait)

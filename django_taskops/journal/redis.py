@@ -19,6 +19,7 @@ import redis
 
 from ..conf import conf
 from ..events import Beat, Record
+from . import forks
 from .base import Journal
 from .bounds import is_bad_ending
 from .client import Address
@@ -160,7 +161,8 @@ class RedisJournal:
     def _connect(self) -> None:
         dialled = self._dialled
         try:
-            wire = Wire(self.address)
+            with forks.kept_away():
+                wire = Wire(self.address)
         except Exception as error:  # noqa: BLE001 whatever the driver raises, this thread has no caller
             self._close(error)
         else:
@@ -177,7 +179,8 @@ class RedisJournal:
             self._sent.clear()
             time.sleep(SECONDS_UNTIL_HEARD)
             if not self._sent.is_set() and self._wire is wire:
-                self._settle()
+                with forks.kept_away():
+                    self._settle()
 
     def _close(self, error: object) -> None:
         """Lets events pass by for a while, twice as long each time."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
+from . import forks
 from .base import Backlog, Entry, is_full
 from .collector import Collector
 from .segment_files import WrittenSegment
@@ -62,7 +63,8 @@ class SpoolSource:
         """Raises OSError where there is no folder."""
         deadline = time.monotonic() + wait
         while not (entries := self._read(limit)) and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(POLL_SECONDS, left))
+            with forks.let_through():
+                time.sleep(min(POLL_SECONDS, left))
         return entries
 
     def acknowledge(self, entries: Sequence[Entry]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import redis
 
 from ..conf import conf
+from . import forks
 from .base import BATCH_BYTES, Backlog, Entry
 from .client import Address
 from .keys import FIELD, Keys
@@ -100,7 +101,9 @@ class RedisSource:
         if not entries and wait > 0:
             streams: Any = {self._keys.endings: "0", self._keys.events: "0"}
             milliseconds = max(1, int(min(wait, REPLY_SECONDS / 2) * 1000))
-            if self._client.xread(streams, count=1, block=milliseconds):
+            with forks.let_through():
+                came = self._client.xread(streams, count=1, block=milliseconds)
+            if came:
                 entries = self._read(limit)
         return entries
 

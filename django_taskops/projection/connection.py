@@ -4,7 +4,7 @@ A child that inherits its socket would keep the transaction of a killed parent o
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -14,6 +14,7 @@ from django.db import connections
 from django.db.utils import load_backend
 
 from ..conf import conf
+from ..journal import forks
 
 
 @contextmanager
@@ -24,6 +25,7 @@ def own_connection() -> Iterator[Any]:
     settings = deepcopy(usual.settings_dict)
     settings["OPTIONS"].pop("pool", None)
     own = load_backend(settings["ENGINE"]).DatabaseWrapper(settings, alias)
+    own.execute_wrappers.append(_letting_forks_through)
     _own.add(own)
     connections[alias] = own
     try:
@@ -32,6 +34,11 @@ def own_connection() -> Iterator[Any]:
         connections[alias] = usual
         _own.discard(own)
         own.close()
+
+
+def _letting_forks_through(execute: Callable[..., Any], *call: Any) -> Any:
+    with forks.let_through():
+        return execute(*call)
 
 
 _own: WeakSet[Any] = WeakSet()

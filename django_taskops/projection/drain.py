@@ -15,6 +15,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 
 from ..conf import conf
 from ..events import Record
+from ..journal import forks
 from ..journal.base import Entry, Source, is_full
 from ..journal.codec import UnreadableEvent, decode
 from ..models import DeadLetter, OutboxEntry, QuarantinedEntry, RunEnvelope, TaskAttempt, TaskRun, WorkerBeat
@@ -241,4 +242,5 @@ def _seconds_between_batches() -> float:
 def _pause(seconds: float, until: Callable[[], bool]) -> None:
     over = time.monotonic() + seconds
     while (left := over - time.monotonic()) > 0 and not until():
-        time.sleep(min(left, FIRST_WAIT_SECONDS))
+        with forks.let_through():
+            time.sleep(min(left, FIRST_WAIT_SECONDS))

@@ -14,6 +14,7 @@ from django.db import InterfaceError, OperationalError, connections
 from ..capture.pulse import seconds_between_beats
 from ..capture.worker import boot_id
 from ..conf import conf
+from ..journal import forks
 from ..projection.connection import own_connection
 from . import retention
 from .interrupted import finish_interrupted
@@ -50,7 +51,7 @@ class Housekeeper:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with own_connection():
+                with forks.kept_away(), own_connection():
                     self._keep_house()
             except Exception as error:  # noqa: BLE001 the database may be away; the next pass tries again
                 self._log("the housekeeper waits", error)
@@ -58,13 +59,17 @@ class Housekeeper:
 
     def _keep_house(self) -> None:
         try:
-            while not self._stopping.wait(_seconds_between_passes()):
+            while not self._stops():
                 if self._lease.hold():
                     self._pass()
                 else:
                     connections[conf.DATABASE].close()  # it stands by, maybe for ever
         finally:
             self._lease.release()
+
+    def _stops(self) -> bool:
+        with forks.let_through():
+            return self._stopping.wait(_seconds_between_passes())
 
     def _pass(self) -> None:
         for chore in self._chores:

@@ -20,6 +20,7 @@ from celery._state import get_current_app
 from django.conf import settings
 
 from .. import journal
+from ..journal import forks
 from ..journal.base import Source
 from ..projection.service import REFUSED, serve
 
@@ -55,7 +56,8 @@ class Keeper:
 
     def _run(self) -> None:
         try:
-            self._keep()
+            with forks.kept_away():
+                self._keep()
         except Exception:
             logger.exception("django-taskops: this worker keeps no drain running; what is in the journal waits")
         finally:
@@ -73,8 +75,9 @@ class Keeper:
                 self._release()
                 self._born = time.monotonic()
                 self._child = _start(self._command)
-            if self._stopping.wait(SECONDS_BETWEEN_LOOKS):
-                return
+            with forks.let_through():
+                if self._stopping.wait(SECONDS_BETWEEN_LOOKS):
+                    return
 
     def _bury(self, child: "subprocess.Popen[bytes]") -> None:
         if child.returncode == REFUSED:

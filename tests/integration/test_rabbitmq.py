@@ -1,5 +1,7 @@
 """Workers on RabbitMQ: the rows are those that Redis leaves, and what RabbitMQ does by itself is told as it is."""
 
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -98,6 +100,16 @@ def test_what_a_killed_worker_had_comes_again_at_once(start_worker: WorkerStarte
     run = ended(result)
 
     assert (run.state, run.starts(), run.dead_letters.count()) == (TaskState.SUCCESS, 2, 0)
+
+
+def test_a_child_born_while_our_threads_are_at_work_publishes_like_any_other(start_worker: WorkerStarter) -> None:
+    worker = start_worker(concurrency=1, app="tests.integration.forking_app", taskops={"WORKER_TIMEOUT": 4})
+    ended(tasks.add.delay(1, 2))
+    os.kill(worker.pid, signal.SIGUSR2)
+    worker.wait_for_log("exited with 'signal 9 (SIGKILL)'")
+    run = ended(tasks.retry_manually.delay(uuid4().hex, 1))
+
+    assert (run.state, run.starts()) == (TaskState.SUCCESS, 2)
 
 
 def test_a_dead_letter_is_requeued_under_its_id_and_heals(worker: Worker) -> None:
