@@ -253,13 +253,25 @@ def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@shared_task(acks_late=True, reject_on_worker_lost=True)
-def kill_self_once(key: str) -> int:
+@shared_task(bind=True, acks_late=True, reject_on_worker_lost=True)
+def kill_self_once(self: "Task[Any, Any]", key: str) -> int:
     """Kills its process at the first call; the broker delivers it again."""
     called = count(key)
     if called == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+        be_lost(self)
     return called
+
+
+def be_lost(task: "Task[Any, Any]", timeout: float = 30) -> None:
+    """Kills the process of the running task, once the worker's main process knows that it has it: until then it would
+    give the task to another child, as if nothing had happened."""
+    request: Any = task.request
+    inspect = task.app.control.inspect([request.hostname], timeout=1, limit=1)
+    deadline = time.monotonic() + timeout
+    while request.id not in [active["id"] for active in (inspect.active() or {}).get(request.hostname, ())]:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"expected {request.hostname} to know within {timeout} s that it runs {request.id}")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @shared_task
@@ -338,12 +350,12 @@ def kill_self_under_a_request_of_our_own() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@declare(retry_on_worker_lost=True, max_retries=2, default_retry_delay=0)  # type: ignore[untyped-decorator]
-def kill_self_at_first(key: str) -> int:
+@declare(bind=True, retry_on_worker_lost=True, max_retries=2, default_retry_delay=0)  # type: ignore[untyped-decorator]
+def kill_self_at_first(self: "Task[Any, Any]", key: str) -> int:
     """Since Celery 5.7 the worker's main process retries it."""
     called = count(key)
     if called == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+        be_lost(self)
     return called
 
 

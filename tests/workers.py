@@ -177,9 +177,9 @@ def _set_broker(url: str) -> None:
         app._pool = app.amqp._producer_pool = None
 
 
-def journal_streams(queue: BrokerQueue) -> list[str]:
-    """The keys of the streams that the worker of `queue` writes its events to."""
-    return [f"{queue.name}:{{0}}:{name}" for name in ("events", "endings")]
+def journal_streams(queue: str) -> list[str]:
+    """The keys of the streams that the worker of that queue writes its events to."""
+    return [f"{queue}:{{0}}:{name}" for name in ("events", "endings")]
 
 
 def new_queue(broker: str = "") -> BrokerQueue:
@@ -281,7 +281,7 @@ class Worker:
         with publishing_to(self.queue.url):
             inspect = current_app.control.inspect([self.name], timeout=2, limit=1)
             idle = all((asked() or {}).get(self.name) == [] for asked in (inspect.active, inspect.reserved))
-        return idle and not _journal_holds(self.queue)
+        return idle and not journal_holds(self.queue.name)
 
     def ask_to_stop(self) -> None:
         """Once: the second SIGTERM would be a cold shutdown."""
@@ -306,14 +306,14 @@ class Worker:
             _end(drains)  # after a cold shutdown it would write into the tables of the next test
 
 
-def _journal_holds(queue: BrokerQueue) -> bool:
-    """Events of the worker of `queue` wait: in the streams, in the broker's Redis or the result backend's, or in the
-    spool that all tests share."""
+def journal_holds(queue: str) -> bool:
+    """Events of the worker of that queue wait: in the streams, in the broker's Redis or the result backend's, or in the
+    spool that all tests share. They need not be applied in the order in which they happened."""
     for url in (settings.CELERY_BROKER_URL, settings.CELERY_RESULT_BACKEND):
         with redis.Redis.from_url(url) as client:
             if any(client.xlen(key) for key in journal_streams(queue)):
                 return True
-    return any(unread(folder) for folder in Path(os.environ["TASKOPS_TEST_SPOOL"]).glob(f"{queue.name}-*"))
+    return any(unread(folder) for folder in Path(os.environ["TASKOPS_TEST_SPOOL"]).glob(f"{queue}-*"))
 
 
 def _is_drain(process: psutil.Process) -> bool:

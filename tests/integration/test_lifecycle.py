@@ -1,5 +1,6 @@
 """Real workers: what a run tells beside its ending. How each one ends is shown in tests/lifecycle."""
 
+import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -9,20 +10,18 @@ import pytest
 from django_taskops.models import TaskAttempt, TaskRun
 from django_taskops.states import TaskState
 from tests import tasks
-from tests.workers import Worker, WorkerStarter, eventually
+from tests.workers import Worker, WorkerStarter, eventually, journal_holds
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
 
 
 def ended(result: "AsyncResult[Any] | str", timeout: float = 20) -> TaskRun:
+    """Its run, once that has ended and all is known of it: its end may be known before its start is."""
     task_id = result if isinstance(result, str) else result.id
-    return eventually(lambda: _ended(task_id), timeout, f"{task_id} to end")
-
-
-def _ended(task_id: str) -> TaskRun | None:
-    run: TaskRun = TaskRun.objects.get(task_id=task_id)
-    return run if run.ready else None
+    eventually(lambda: TaskRun.objects.get(task_id=task_id).ready, timeout, f"{task_id} to end")
+    eventually(lambda: not journal_holds(os.environ["TASKOPS_TEST_QUEUE"]), timeout, "the journal to be applied")
+    return TaskRun.objects.get(task_id=task_id)
 
 
 def key() -> str:
