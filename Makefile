@@ -19,7 +19,7 @@ demo-check: $(VENV)/demo.stamp ## the same without serving: exits 0 when every t
 	$(BIN)/python -m example_site.demo --check
 
 test: $(VENV)/test.stamp ## the whole suite, two processes with servers of their own; ARGS="-k name" narrows it
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 matrix: $(VENV)/matrix.stamp ## most tests with other versions of Celery, Django and Python, as far as they are here; ARGS="-e celery54" narrows
 	$(BIN)/tox run $(ARGS)

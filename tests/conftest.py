@@ -84,10 +84,10 @@ def declared_queues() -> None:
 def start_worker(
     database: str, queue: BrokerQueue, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WorkerStarter]:
-    """Starts real workers on this test's database and queue; they are stopped at the end of the test."""
+    """Starts real workers on this test's database and queue; they are ended with the test."""
     starter = WorkerStarter(folder=tmp_path_factory.mktemp("workers"))
     yield starter
-    starter.stop_all()
+    starter.end_all()
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def module_worker(
         return known
 
     yield worker_on
-    starter.stop_all()
+    starter.end_all()
     for worker in starter.started:
         worker.queue.remove()
     _forget_last_words({database for database, _ in workers}, django_db_blocker)

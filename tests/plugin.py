@@ -5,8 +5,10 @@ Loaded by tests/conftest.py, so nothing that conftest.py imports may import mode
 
 import importlib
 import os
+from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack
+from pathlib import Path  # noqa: TC003
 from typing import Any
 
 import django
@@ -26,12 +28,21 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("help") or config.getoption("version"):
         return
     services = ExitStack()
+    _keep_bytecode(config)
     config.add_cleanup(services.close)
     start_services(services)
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
     django.setup()
     importlib.import_module("tests.celery_app")  # makes it the current app of this process
     _flush_again_after_a_deadlock()
+
+
+def _keep_bytecode(config: pytest.Config) -> None:
+    """The tests start hundreds of Python processes. Each would compile all of the package, where Python was told not to
+    write bytecode beside the sources."""
+    if "PYTHONDONTWRITEBYTECODE" in os.environ and config.pluginmanager.hasplugin("cacheprovider"):
+        os.environ["PYTHONPYCACHEPREFIX"] = str(config.rootpath / config.getini("cache_dir") / "bytecode")
+        del os.environ["PYTHONDONTWRITEBYTECODE"]
 
 
 def _flush_again_after_a_deadlock() -> None:
@@ -54,10 +65,13 @@ def pytest_report_header() -> list[str]:
     return [f"services: no {variable}: {reason.splitlines()[0]}" for variable, reason in missing.items()]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+    """Around pytest-django, which orders the tests by how they use the databases."""
     for item in items:
         _open_databases(item)
+    yield
+    _put_longest_first(items)
 
 
 def _open_databases(item: pytest.Item) -> None:
@@ -70,6 +84,19 @@ def _open_databases(item: pytest.Item) -> None:
     if {"worker", "start_worker"} & set(fixtures):
         options["transaction"] = True
     item.add_marker(pytest.mark.django_db(**options), append=False)
+
+
+WEIGHTS = {"start_worker": 10, "worker": 2, "chromium": 2, "db": 0.1}
+"""Roughly, the seconds that a test with such a fixture takes."""
+
+
+def _put_longest_first(items: list[pytest.Item]) -> None:
+    """All tests of a file go to one process, and one that takes minutes must not be the last to begin."""
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        fixtures: tuple[str, ...] = getattr(item, "fixturenames", ())
+        seconds[item.path] += max((WEIGHTS.get(name, 0) for name in fixtures), default=0)
+    items.sort(key=lambda item: (-seconds[item.path], item.path))
 
 
 @pytest.hookimpl(wrapper=True)

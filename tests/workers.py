@@ -30,13 +30,14 @@ from example_site.embedded import die_with_parent, postgres_database
 T = TypeVar("T")
 
 POLL_SECONDS = 0.02
-START_SECONDS = 30
+EVENTUAL_SECONDS = 30  # a deadline, which costs nothing where all is well; machines may be slow
+START_SECONDS = 60
 STOP_SECONDS = 10
 DRAIN = "taskops_drain"
 running: list["Worker"] = []
 
 
-def eventually(predicate: Callable[[], T | None], timeout: float = 15, message: str = "") -> T:
+def eventually(predicate: Callable[[], T | None], timeout: float = EVENTUAL_SECONDS, message: str = "") -> T:
     """Polls until the predicate returns something true, and returns that.
 
     An AssertionError or a missing row counts as "not yet". Fails with the last value or error after `timeout` seconds.
@@ -252,7 +253,7 @@ class Worker:
     def log_tail(self) -> str:
         return self.log_text()[-20_000:]
 
-    def wait_for_log(self, text: str, timeout: float = 15) -> None:
+    def wait_for_log(self, text: str, timeout: float = EVENTUAL_SECONDS) -> None:
         def logged() -> bool:
             seen = text in self.log_text()
             if not seen and self.process.poll() is not None:
@@ -288,6 +289,19 @@ class Worker:
         if self.process.poll() is None and not self.asked_to_stop:
             self.asked_to_stop = True
             self.process.terminate()
+
+    def end(self) -> None:
+        """Leaves nothing of it behind, and waits for nothing. Does nothing where it was stopped."""
+        if self not in running:
+            return
+        running.remove(self)
+        drains = []
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGSTOP)  # it starts no other from now on
+            drains = self.drains()
+        _end_group(self.pid)
+        _end(drains)  # it would write into the tables of the next test
+        self.process.wait()
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """A warm shutdown, a SIGKILL when that takes longer than `timeout` seconds. Does nothing the second time."""
@@ -339,7 +353,7 @@ def _end_group(pid: int) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class WorkerStarter:
-    """Starts workers on the databases that this test run created, and stops them all in `stop_all`."""
+    """Starts workers on the databases that this test run created, and ends them all in `end_all`."""
 
     folder: Path
     started: list[Worker] = field(default_factory=list)
@@ -379,7 +393,13 @@ class WorkerStarter:
         self.started.append(worker)
         return worker
 
+    def end_all(self) -> None:
+        """Without a shutdown, which takes seconds: a test that is about one asks for it."""
+        for worker in self.started:
+            worker.end()
+
     def stop_all(self) -> None:
+        """By a warm shutdown: what has begun comes to its end."""
         for worker in self.started:
             worker.ask_to_stop()
         for worker in self.started:

@@ -41,7 +41,7 @@ def test_hooks_are_called_as_without_this_app(start_worker: WorkerStarter) -> No
     runs = {name: ended(result, timeout=40) for name, result in published.items()}
     waited_for = [result for name, result in expected.items() if name not in NO_RESULT]
     eventually(lambda: all(result.ready() for result in waited_for), 40)
-    start_worker.stop_all()  # a warm shutdown: what has begun comes to its end
+    start_worker.stop_all()
 
     assert {name: told(run) for name, run in runs.items()} == {
         name: (*end, int(end[0] == "FAILURE" or end[1] in ("rejected", "expired")))

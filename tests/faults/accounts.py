@@ -47,7 +47,7 @@ def wait_for_shapes(stories: Iterable[Story], expected: Shape = RETRIED_ONCE, ti
     assert not QuarantinedEntry.objects.exists()
 
 
-def ended(result: "AsyncResult[Any]", timeout: float = 20) -> TaskRun:
+def ended(result: "AsyncResult[Any]", timeout: float = 40) -> TaskRun:
     def run() -> TaskRun | None:
         found: TaskRun = TaskRun.objects.get(task_id=result.id)
         return found if found.ready else None

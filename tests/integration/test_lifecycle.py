@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from celery.result import AsyncResult
 
 
-def ended(result: "AsyncResult[Any] | str", timeout: float = 20) -> TaskRun:
+def ended(result: "AsyncResult[Any] | str", timeout: float = 40) -> TaskRun:
     """Its run, once that has ended and all is known of it: its end may be known before its start is."""
     task_id = result if isinstance(result, str) else result.id
     eventually(lambda: TaskRun.objects.get(task_id=task_id).ready, timeout, f"{task_id} to end")
