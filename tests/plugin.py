@@ -5,7 +5,7 @@ Loaded by tests/conftest.py, so nothing that conftest.py imports may import mode
 
 import importlib
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path  # noqa: TC003
@@ -92,7 +92,7 @@ WEIGHTS = {"start_worker": 10, "worker": 2, "chromium": 2, "db": 0.1}
 
 def _put_longest_first(items: list[pytest.Item]) -> None:
     """All tests of a file go to one process, and one that takes minutes must not be the last to begin."""
-    seconds: Counter[Path] = Counter()
+    seconds: dict[Path, float] = defaultdict(float)
     for item in items:
         fixtures: tuple[str, ...] = getattr(item, "fixturenames", ())
         seconds[item.path] += max((WEIGHTS.get(name, 0) for name in fixtures), default=0)

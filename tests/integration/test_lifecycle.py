@@ -21,7 +21,8 @@ def ended(result: "AsyncResult[Any] | str", timeout: float = 40) -> TaskRun:
     task_id = result if isinstance(result, str) else result.id
     eventually(lambda: TaskRun.objects.get(task_id=task_id).ready, timeout, f"{task_id} to end")
     eventually(lambda: not journal_holds(os.environ["TASKOPS_TEST_QUEUE"]), timeout, "the journal to be applied")
-    return TaskRun.objects.get(task_id=task_id)
+    run: TaskRun = TaskRun.objects.get(task_id=task_id)
+    return run
 
 
 def key() -> str:

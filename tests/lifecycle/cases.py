@@ -22,6 +22,7 @@ Published: TypeAlias = "AsyncResult[Any] | str | Mapping[str, Any]"
 
 POOLS = ("prefork", "threads", "solo")
 BROKERS = ("redis", "rabbitmq")
+UNTIL_REVOKED = 5  # seconds that its revocation has to arrive before the task would start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,14 +201,14 @@ CASES: dict[str, Case] = {
     ),
     # revoked, expired
     "revoked before it starts": Case(
-        publish=lambda: tasks.add.apply_async((1, 2), countdown=2),
+        publish=lambda: tasks.add.apply_async((1, 2), countdown=UNTIL_REVOKED),
         then=lambda result: result.revoke(),
         state="REVOKED",
         reason="revoked",
         starts=0,
     ),
     "revoked by a stamped header": Case(
-        publish=lambda: stamped("order-7").apply_async(countdown=2),
+        publish=lambda: stamped("order-7").apply_async(countdown=UNTIL_REVOKED),
         then=lambda _result: current_app.control.revoke_by_stamped_headers({"order": "order-7"}),
         state="REVOKED",
         reason="revoked",
