@@ -1,4 +1,4 @@
-"""Fixtures over real services: each test that asks for `database` runs on PostgreSQL and on SQLite."""
+"""Fixtures over real services: each test that asks for `database` runs on PostgreSQL and on SQLite, some on MariaDB."""
 
 import os
 import shutil
@@ -16,21 +16,22 @@ from django_taskops import journal
 from example_site.embedded import ServiceUnavailable
 from example_site.embedded_rabbitmq import rabbitmq_server
 from tests.broken import BrokenJournal
-from tests.services import ALIASES, missing, unavailable
+from tests.services import missing, unavailable
 from tests.workers import BrokerQueue, Worker, WorkerStarter, new_queue, publishing_to
 
 pytest_plugins = ["tests.plugin"]
 
 
-@pytest.fixture(params=ALIASES)
+@pytest.fixture
 def database(request: pytest.FixtureRequest, settings: Settings, db: None) -> str:
-    """The alias that the package reads and writes in this test.
+    """The alias that the package reads and writes in this test: each of those that tests/plugin.py gives.
 
     One of them only: `@pytest.mark.parametrize("database", ["default"], indirect=True)`.
     """
     alias: str = request.param
-    if alias == "default" and "DATABASE_URL" in missing:
-        unavailable(missing["DATABASE_URL"])
+    variable = {"default": "DATABASE_URL", "mariadb": "MYSQL_URL"}.get(alias)
+    if variable in missing:
+        unavailable(missing[variable])
     settings.TASKOPS = {**settings.TASKOPS, "DATABASE": alias}
     return alias
 

@@ -17,7 +17,7 @@ from django.core.management import CommandError
 from django.db import OperationalError
 from django.test import TransactionTestCase
 
-from tests.services import ALIASES, missing, start_services
+from tests.services import ALIASES, MARIADB, missing, start_services
 from tests.workers import running
 
 FLUSHES = 5
@@ -65,6 +65,22 @@ def pytest_report_header() -> list[str]:
     return [f"services: no {variable}: {reason.splitlines()[0]}" for variable, reason in missing.items()]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that uses the `database` fixture and names none runs on PostgreSQL and SQLite; on MariaDB too where it is
+    marked so. TASKOPS_TEST_DATABASES names others, parted by commas, for all of them."""
+    if "database" not in metafunc.fixturenames or _names_databases(metafunc):
+        return
+    marked = metafunc.definition.get_closest_marker("mariadb")
+    given = os.environ.get("TASKOPS_TEST_DATABASES")
+    aliases = given.split(",") if given else [*ALIASES, MARIADB] if marked else ALIASES
+    metafunc.parametrize("database", aliases, indirect=True)
+
+
+def _names_databases(metafunc: pytest.Metafunc) -> bool:
+    given = (mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    return any("database" in (names.split(",") if isinstance(names, str) else names) for names in given)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
     """Around pytest-django, which orders the tests by how they use the databases."""
@@ -75,12 +91,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
 
 
 def _open_databases(item: pytest.Item) -> None:
-    """Opens every database to a test that uses the `database` fixture, with commits where a worker must see them."""
+    """Opens the databases to a test that uses the `database` fixture, with commits where a worker must see them.
+
+    MariaDB only where it is the one: to empty it takes its time."""
     fixtures: tuple[str, ...] = getattr(item, "fixturenames", ())
     if "database" not in fixtures:
         return
     given = item.get_closest_marker("django_db")
-    options: dict[str, Any] = {"databases": ALIASES, **(given.kwargs if given else {})}
+    own = item.callspec.params["database"] if isinstance(item, pytest.Function) else ALIASES[0]
+    options: dict[str, Any] = {"databases": list({*ALIASES, own}), **(given.kwargs if given else {})}
     if {"worker", "start_worker"} & set(fixtures):
         options["transaction"] = True
     item.add_marker(pytest.mark.django_db(**options), append=False)

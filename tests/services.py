@@ -3,25 +3,28 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from example_site.embedded import ServiceUnavailable, postgres_server, redis_server
+from example_site.embedded_mariadb import mariadb_server
 
 ALIASES = ["default", "sqlite"]
+MARIADB = "mariadb"
+DRIVERS = ("MySQLdb", "pymysql")
 IN_CI = bool(os.environ.get("CI"))
 Server = Callable[[Path], AbstractContextManager[str]]
-SERVERS: dict[str, Server] = {"REDIS_URL": redis_server, "DATABASE_URL": postgres_server}
 missing: dict[str, str] = {}
 
 
 def start_services(until: ExitStack) -> None:
-    """Sets REDIS_URL, DATABASE_URL, a file for SQLite and a folder for the spool; `until` stops and removes what was
-    started here."""
+    """Sets REDIS_URL, DATABASE_URL, MYSQL_URL, a file for SQLite and a folder for the spool; `until` stops and removes
+    what was started here."""
     folder = Path(tempfile.mkdtemp(prefix="taskops-tests-"))
     until.callback(shutil.rmtree, folder, ignore_errors=True)
     for variable, server in SERVERS.items():
@@ -37,6 +40,21 @@ def _start(until: ExitStack, variable: str, server: Server, folder: Path) -> Non
         if IN_CI:
             raise pytest.UsageError(str(error)) from error
         missing[variable] = str(error)
+
+
+@contextmanager
+def _mariadb_with_driver(folder: Path) -> Iterator[str]:
+    if not any(map(find_spec, DRIVERS)):
+        raise ServiceUnavailable(f"Expected a driver for MariaDB, one of {DRIVERS}; install PyMySQL.")
+    with mariadb_server(folder) as url:
+        yield url
+
+
+SERVERS: dict[str, Server] = {
+    "REDIS_URL": redis_server,
+    "DATABASE_URL": postgres_server,
+    "MYSQL_URL": _mariadb_with_driver,
+}
 
 
 def unavailable(reason: str) -> NoReturn:

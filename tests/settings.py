@@ -1,15 +1,30 @@
 """The project the tests run in, also in worker processes: they get the addresses of the test databases.
 
-Without a PostgreSQL both databases are SQLite, and what needs the real one is skipped.
+Without a PostgreSQL or a MariaDB their place is taken by SQLite, and what needs the real one is skipped.
 """
 
 import json
 import os
+import warnings
+from importlib.util import find_spec
 from typing import Any
 
+from django.utils.deprecation import RemovedAfterNextVersionWarning, RemovedInNextVersionWarning
+
 from example_site.embedded import is_postgres, postgres_settings, redis_database
+from example_site.embedded_mariadb import mysql_settings
+
+if find_spec("MySQLdb") is None and find_spec("pymysql"):  # the driver in C is used where it is installed
+    import pymysql
+
+    pymysql.install_as_MySQLdb()
+
+warnings.filterwarnings("error", module="django_taskops|example_site")
+for _soon in (RemovedInNextVersionWarning, RemovedAfterNextVersionWarning):
+    warnings.filterwarnings("error", category=_soon)
 
 _database_url = os.environ.get("DATABASE_URL", "")
+_mysql_url = os.environ.get("MYSQL_URL", "")
 _redis_url = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 _sqlite_file = os.environ.get("TASKOPS_TEST_SQLITE", ":memory:")
 
@@ -42,6 +57,7 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DATABASES = {
     "default": postgres_settings(_database_url) if is_postgres(_database_url) else _sqlite(":memory:"),
     "sqlite": _sqlite(_sqlite_file),
+    "mariadb": mysql_settings(_mysql_url) if _mysql_url else _sqlite(":memory:"),
 }
 
 INSTALLED_APPS = [

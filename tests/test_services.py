@@ -19,7 +19,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from example_site import embedded
 from tests import tasks
-from tests.services import ALIASES
+from tests.services import ALIASES, MARIADB
 from tests.workers import BrokerQueue, Worker, WorkerStarter, eventually
 
 ROOT = Path(__file__).parents[1]
@@ -173,7 +173,7 @@ def test_a_worker_of_the_test_opens_the_test_databases(start_worker: WorkerStart
     start_worker(pool="solo")
 
     assert tasks.opened_databases.delay().get(timeout=15) == {
-        alias: str(connections[alias].settings_dict["NAME"]) for alias in ALIASES
+        alias: str(connections[alias].settings_dict["NAME"]) for alias in (*ALIASES, MARIADB)
     }
 
 

@@ -26,6 +26,7 @@ from kombu import Connection, Message, Queue
 
 from django_taskops.journal.spool_folder import unread
 from example_site.embedded import die_with_parent, postgres_database
+from example_site.embedded_mariadb import mysql_database
 
 T = TypeVar("T")
 
@@ -417,4 +418,7 @@ def _worker_environment(queue: BrokerQueue, taskops: Mapping[str, Any], celery: 
     if connections["default"].vendor == "postgresql":
         name = str(connections["default"].settings_dict["NAME"])
         environment["DATABASE_URL"] = postgres_database(os.environ["DATABASE_URL"], name)
+    if connections["mariadb"].vendor == "mysql":
+        name = str(connections["mariadb"].settings_dict["NAME"])
+        environment["MYSQL_URL"] = mysql_database(os.environ["MYSQL_URL"], name)
     return environment
