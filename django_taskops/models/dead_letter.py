@@ -7,10 +7,11 @@ from django.utils.translation import gettext_lazy as _
 
 from ..states import DeadLetterReason, LetterStatus
 from .manager import TaskOpsManager
+from .partly_indexed import PartlyIndexed
 from .run import TaskRun
 
 
-class DeadLetter(models.Model):
+class DeadLetter(PartlyIndexed):
     """One per (run, publication, generation). It keeps its run. `parked` as long as Celery has not been told of the
     failure; `let_through_at` since when it may know."""
 

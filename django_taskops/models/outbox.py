@@ -6,6 +6,7 @@ from django.db import models
 from django.utils import timezone
 
 from .manager import TaskOpsManager
+from .partly_indexed import PartlyIndexed
 
 
 class OutboxKind(models.TextChoices):
@@ -27,7 +28,7 @@ class OutboxStatus(models.TextChoices):
     FAILED = "failed"
 
 
-class OutboxEntry(models.Model):
+class OutboxEntry(PartlyIndexed):
     """`key` is unique: writing the same consequence again changes nothing."""
 
     kind = models.CharField(max_length=32)  # an OutboxKind; no choices, which would ask for a migration each time
@@ -48,11 +49,15 @@ class OutboxEntry(models.Model):
         constraints = (models.UniqueConstraint(fields=["key"], name="taskops_outbox_key"),)
         indexes = (
             models.Index(
-                fields=["available_at"],
+                fields=["status", "available_at"],
                 name="taskops_outbox_pending",
                 condition=models.Q(status=OutboxStatus.PENDING),
             ),
-            models.Index(fields=["created_at"], name="taskops_outbox_blind", condition=models.Q(kind=OutboxKind.BLIND)),
+            models.Index(
+                fields=["kind", "created_at"],
+                name="taskops_outbox_blind",
+                condition=models.Q(kind=OutboxKind.BLIND),
+            ),
         )
 
     def __str__(self) -> str:

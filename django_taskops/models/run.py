@@ -7,9 +7,10 @@ from django.utils.translation import gettext_lazy as _
 
 from ..states import FINISHED, REASON_CHOICES, TaskState
 from .manager import TaskOpsManager
+from .partly_indexed import PartlyIndexed
 
 
-class Delivery(models.Model):
+class Delivery(PartlyIndexed):
     """What a run shows of its current delivery, and an attempt keeps of an older one."""
 
     delivery = models.CharField(max_length=36, blank=True, editable=False)
@@ -82,7 +83,7 @@ class TaskRun(Delivery):
                 condition=~models.Q(state=TaskState.SUCCESS),
             ),
             models.Index(
-                fields=["boot_id", "started_at"],
+                fields=["state", "boot_id", "started_at"],
                 name="taskops_run_started",
                 condition=models.Q(state=TaskState.STARTED),
             ),
@@ -126,7 +127,9 @@ class TaskAttempt(Delivery):
         constraints = (models.UniqueConstraint(fields=["run", "delivery"], name="taskops_attempt_delivery"),)
         indexes = (
             models.Index(
-                fields=["boot_id"], name="taskops_attempt_started", condition=models.Q(state=TaskState.STARTED)
+                fields=["state", "boot_id"],
+                name="taskops_attempt_started",
+                condition=models.Q(state=TaskState.STARTED),
             ),
         )
 
