@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from django.db.models.functions import Now
-
 from ..events import Beat
 from ..models import WorkerBeat
+from . import bulk
+from .clock import DatabaseNow
 from .rows import stored
 
 MAX_TASKS = 2000  # registered with one worker, that are kept
@@ -28,7 +28,7 @@ def write(beats: Iterable[Beat]) -> None:
         for boot_id, beat in sorted(newest.items())
         if boot_id not in held or held[boot_id].number < beat.number
     ]
-    WorkerBeat.objects.bulk_create(news, update_conflicts=True, unique_fields=["boot_id"], update_fields=_COLUMNS)
+    bulk.upsert(WorkerBeat, news, unique=["boot_id"], update=_COLUMNS)
 
 
 def _newer(one: Beat, other: Beat) -> Beat:
@@ -50,7 +50,7 @@ def _row(beat: Beat, held: WorkerBeat | None) -> WorkerBeat:
         seconds=beat.seconds,
         started_at=stored(beat.started_at),
         beat_at=stored(beat.at),
-        applied_at=Now(),
+        applied_at=DatabaseNow(),
         stopped_at=stored(beat.at) if beat.stopped else None,
         tasks=known if beat.tasks is None else sorted(beat.tasks)[:MAX_TASKS],
         details={

@@ -1,23 +1,27 @@
 """Many rows in one statement, without an object for each: the writer's hot path.
 
-PostgreSQL gets all rows as one JSON parameter and takes them apart itself; the others get one prepared statement, and a
-set of parameters for each row.
+PostgreSQL gets all rows as one JSON parameter and takes them apart itself; SQLite gets one prepared statement, and a
+set of parameters for each row; MySQL gets statements of many rows.
 """
 
 # ruff: noqa: S608, SLF001 the names are those of our own models, quoted; Django documents `_meta`
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import connections, models
+from django.db import IntegrityError, connections, models
 from django.db.models.constants import OnConflict
 from django.utils import timezone
 
 from ..conf import conf
 
+DUPLICATE = 1062  # MySQL's number of the error
+STATEMENT_CHARS = 2 * 1024 * 1024  # a MySQL takes 16 MiB by default, and a character may be many bytes
+
+_Row = TypeVar("_Row")
 Rows = Sequence[Mapping[str, Any]]
 """Values by attribute name. What a row does not name gets the default of its field. Instants are aware."""
 
@@ -40,6 +44,17 @@ def update(model: type[models.Model], rows: Rows) -> None:
         _table(model).update(rows)
 
 
+def upsert(model: Any, rows: Sequence[Any], *, unique: Sequence[str], update: Sequence[str]) -> None:
+    """Inserts model instances; where another row has the same `unique` fields, overwrites its `update` fields."""
+    if not rows:
+        return
+    named = connections[conf.DATABASE].features.supports_update_conflicts_with_target  # MySQL looks at every unique key
+    for some in _portions(rows, lambda row: vars(row).values()):
+        model.objects.bulk_create(
+            some, update_conflicts=True, unique_fields=unique if named else None, update_fields=update
+        )
+
+
 class _Table:
     """The statements for one model on one connection, the rows given as `self.parameters(rows)`."""
 
@@ -57,10 +72,10 @@ class _Table:
     def columns(self, fields: Iterable[Any]) -> str:
         return ", ".join(self.quoted(field.column) for field in fields)
 
-    def inserting(self, fields: Sequence[Any], on_conflict: OnConflict) -> str:
+    def inserting(self, fields: Sequence[Any], on_conflict: OnConflict | None) -> str:
         return f"{self.connection.ops.insert_statement(on_conflict)} {self.name} ({self.columns(fields)})"
 
-    def on_conflict(self, on_conflict: OnConflict, unique: str) -> str:
+    def on_conflict(self, on_conflict: OnConflict | None, unique: str) -> str:
         update = [field.column for field in self.others] if on_conflict is OnConflict.UPDATE else []
         suffix = self.connection.ops.on_conflict_suffix_sql(self.fields, on_conflict, update, [unique])
         return str(suffix)
@@ -113,6 +128,9 @@ class _PreparedTable(_Table):
         statement = self.inserting(self.others, OnConflict.IGNORE)
         if self.executemany(statement, self.others, rows, OnConflict.IGNORE, key) != len(rows):
             return {}
+        return self.pks(rows, key)
+
+    def pks(self, rows: Rows, key: str) -> dict[str, int]:
         found = self.model._default_manager.filter(**{f"{key}__in": [row[key] for row in rows]})
         return dict(found.values_list(key, "pk"))
 
@@ -129,7 +147,7 @@ class _PreparedTable(_Table):
             )
 
     def executemany(
-        self, statement: str, fields: Sequence[Any], rows: Rows, on_conflict: OnConflict, unique: str
+        self, statement: str, fields: Sequence[Any], rows: Rows, on_conflict: OnConflict | None, unique: str
     ) -> int:
         marks = ", ".join(["%s"] * len(fields))
         with self.connection.cursor() as cursor:
@@ -150,10 +168,56 @@ class _PreparedTable(_Table):
         return lambda value: value
 
 
+class _MySQLTable(_PreparedTable):
+    """Not by `executemany`: the drivers send row by row what they don't know, and MySQL's words are not all known."""
+
+    def insert(self, rows: Rows, key: str) -> dict[str, int]:
+        """Without IGNORE, which would also make fit what does not."""
+        try:
+            self.executemany(self.inserting(self.others, None), self.others, rows, None, key)
+        except IntegrityError as error:
+            if error.args[0] != DUPLICATE:
+                raise
+            return {}
+        return self.pks(rows, key)
+
+    def update(self, rows: Rows) -> None:
+        """The rows are there and locked: to insert them is to overwrite them, many at a time."""
+        self.replace(rows)
+
+    def executemany(
+        self, statement: str, fields: Sequence[Any], rows: Rows, on_conflict: OnConflict | None, unique: str
+    ) -> int:
+        marks, suffix = f"({', '.join(['%s'] * len(fields))})", self.on_conflict(on_conflict, unique)
+        with self.connection.cursor() as cursor:
+            for some in _portions(self.sets(fields, rows), iter):
+                values = ", ".join([marks] * len(some))
+                cursor.execute(f"{statement} VALUES {values} {suffix}", [value for row in some for value in row])
+        return len(rows)
+
+
+_TABLES: Mapping[str, type[_JsonTable | _PreparedTable]] = {
+    "postgresql": _JsonTable,
+    "sqlite": _PreparedTable,
+    "mysql": _MySQLTable,
+}
+
+
 def _table(model: type[models.Model]) -> _JsonTable | _PreparedTable:
     connection = connections[conf.DATABASE]
-    table = _JsonTable if connection.vendor == "postgresql" else _PreparedTable
-    return table(model, connection)
+    return _TABLES.get(connection.vendor, _PreparedTable)(model, connection)
+
+
+def _portions(rows: Sequence[_Row], values: Callable[[_Row], Iterable[Any]]) -> Iterator[Sequence[_Row]]:
+    """In their order, each as long as a statement may be, or one row that is longer by itself."""
+    first = size = 0
+    for index, row in enumerate(rows):
+        chars = sum(len(value) for value in values(row) if isinstance(value, (str, bytes, memoryview)))
+        if size and size + chars > STATEMENT_CHARS:
+            yield rows[first:index]
+            first, size = index, 0
+        size += chars
+    yield rows[first:]
 
 
 def _as_json(rows: Rows) -> str:

@@ -15,6 +15,7 @@ from django.db.utils import load_backend
 
 from ..conf import conf
 from ..journal import forks
+from .limits import READ_COMMITTED
 
 
 @contextmanager
@@ -24,6 +25,8 @@ def own_connection() -> Iterator[Any]:
     usual = connections[alias]
     settings = deepcopy(usual.settings_dict)
     settings["OPTIONS"].pop("pool", None)
+    if usual.vendor == "mysql":
+        settings["OPTIONS"]["isolation_level"] = READ_COMMITTED
     own = load_backend(settings["ENGINE"]).DatabaseWrapper(settings, alias)
     own.execute_wrappers.append(_letting_forks_through)
     _own.add(own)
@@ -48,13 +51,19 @@ def _close_inherited() -> None:
     """Closes the descriptor and says nothing to the server: it is the parent's conversation."""
     for wrapper in list(_own):
         try:
-            descriptor = wrapper.connection.fileno()
+            descriptor = _descriptor(wrapper.connection)
         except Exception:  # noqa: BLE001, S112 SQLite has none, and a broken connection has none any more
             continue
         nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         os.dup2(nowhere, descriptor, inheritable=False)
         os.close(nowhere)
     _own.clear()
+
+
+def _descriptor(connection: Any) -> int:
+    """Of its socket, which PyMySQL keeps to itself."""
+    stream = connection if hasattr(connection, "fileno") else connection._sock  # noqa: SLF001
+    return int(stream.fileno())
 
 
 os.register_at_fork(after_in_child=_close_inherited)

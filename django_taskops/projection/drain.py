@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connections
+from django.db import DatabaseError, InterfaceError, connections
 
 from ..conf import conf
 from ..events import Record
@@ -20,6 +20,7 @@ from ..journal.base import Entry, Source, is_full
 from ..journal.codec import UnreadableEvent, decode
 from ..models import DeadLetter, OutboxEntry, QuarantinedEntry, RunEnvelope, TaskAttempt, TaskRun, WorkerBeat
 from . import quarantine, writer
+from .limits import is_contention
 
 BATCH = 2000
 READ_SECONDS = 1.0
@@ -35,7 +36,6 @@ SECONDS_BETWEEN_LOGS = 60.0
 logger = logging.getLogger("django_taskops")
 
 _Read: TypeAlias = tuple[Entry, Record]
-_CONTENTION = {"40001", "40P01", "55P03", "57014"}  # serialization, deadlock, lock timeout, statement timeout
 _TABLES = (TaskRun, TaskAttempt, DeadLetter, OutboxEntry, RunEnvelope, QuarantinedEntry, WorkerBeat)
 
 
@@ -161,11 +161,11 @@ class Drain:
             self._some_applied = True
         except Exception as error:
             _require_database(connected, error)
-            if _is_contention(error) and self._tries < PATIENCE:
+            if is_contention(error) and self._tries < PATIENCE:
                 self._tries += 1
                 raise
             if len(batch) == 1:
-                if _is_contention(error) and not self._some_applied:
+                if is_contention(error) and not self._some_applied:
                     raise  # it may be all of the table that is locked
                 return [(batch[0][0], error)]
             middle = len(batch) // 2
@@ -211,13 +211,6 @@ def _require_database(connected: object, error: Exception) -> None:
             model.objects.order_by().first()
     except (DatabaseError, InterfaceError) as away:
         raise Away(f"{away!r} after {error!r}") from error
-
-
-def _is_contention(error: Exception) -> bool:
-    """True where another transaction stood in the way, and nothing is wrong with the events."""
-    if not isinstance(error, OperationalError):
-        return False
-    return getattr(error.__cause__, "sqlstate", None) in _CONTENTION or "locked" in str(error)
 
 
 def _forget_connection() -> None:

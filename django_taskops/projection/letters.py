@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from ..models import DeadLetter, OutboxEntry, OutboxKind, RunEnvelope, TaskRun
 from ..states import FINISHED, SETTLED, DeadLetterReason, LetterStatus
+from . import bulk
 from .merge import Letter, Merged, Run, statuses
 from .rows import attempt_of, run_of, stored
 from .verdict import Delivery, Epoch
@@ -125,22 +126,20 @@ def _write(changed: list[DeadLetter], merged: Mapping[int, Merged], described: C
             kept = stored[letter.run_id]
             letter.envelope, letter.envelope_error = kept.envelope, kept.error
     _link(changed, merged)
-    DeadLetter.objects.bulk_create(
-        changed,
-        update_conflicts=True,
-        unique_fields=["run", "publication", "generation"],
-        update_fields=[
-            "reason",
-            "description",
-            "exception_type",
-            "status",
-            "parked",
-            "died_at",
-            "previous",
-            "envelope",
-            "envelope_error",
-        ],
-    )
+    bulk.upsert(DeadLetter, changed, unique=["run", "publication", "generation"], update=_COLUMNS)
+
+
+_COLUMNS = [
+    "reason",
+    "description",
+    "exception_type",
+    "status",
+    "parked",
+    "died_at",
+    "previous",
+    "envelope",
+    "envelope_error",
+]
 
 
 def _link(changed: list[DeadLetter], merged: Mapping[int, Merged]) -> None:

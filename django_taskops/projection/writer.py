@@ -6,8 +6,9 @@ what was read under these locks. Tables are always taken in the order runs, atte
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from uuid import uuid4
 
 from django.db import InterfaceError, OperationalError, connections, transaction
@@ -17,16 +18,12 @@ from ..conf import conf
 from ..events import Beat, Event, EventKind, Record
 from ..models import OutboxEntry, OutboxKind, OutboxStatus, RunEnvelope, TaskAttempt, TaskRun
 from ..states import SETTLED, QuietReason
-from . import beats, bulk, letters, rows
+from . import beats, bulk, letters, limits, rows
 from .merge import Merged, Run, merge
 
-LOCK_WAIT_MILLISECONDS = 200
-BACKGROUND_LIMITS = {  # of PostgreSQL, in milliseconds: whatever hangs, the drain's transaction ends
-    "lock_timeout": 5_000,
-    "statement_timeout": 30_000,
-    "idle_in_transaction_session_timeout": 30_000,
-}
-_GLANCE = {"lock_timeout": LOCK_WAIT_MILLISECONDS, "statement_timeout": LOCK_WAIT_MILLISECONDS}
+_GLANCE = replace(
+    limits.IMPATIENT, postgresql=dict.fromkeys(("lock_timeout", "statement_timeout"), limits.LOCK_WAIT_MILLISECONDS)
+)
 MAX_STARTS = 10
 DATABASE_ID = "database"
 
@@ -37,7 +34,8 @@ class _Overtaken(Exception):
 
 def apply(records: Sequence[Record], *, impatient: bool = False, background: bool = False) -> None:
     """Merges `records` into the tables. Idempotent. Raises what the database raises; then nothing was written.
-    `impatient` waits for a lock no longer than 0.2 s; `background` has limits of seconds for everything.
+    `impatient` waits for a lock no longer than 0.2 s, a second on MySQL; `background` has limits of seconds for
+    everything.
 
     Opens a transaction of its own, or a savepoint inside an open one, so that an error never poisons the caller's.
     """
@@ -48,15 +46,19 @@ def apply(records: Sequence[Record], *, impatient: bool = False, background: boo
     by_task: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         by_task[event.task_id].append(event)
-    limits = {"lock_timeout": LOCK_WAIT_MILLISECONDS} if impatient else BACKGROUND_LIMITS if background else {}
+    within = limits.IMPATIENT if impatient else limits.BACKGROUND if background else limits.NONE
+    inside = connections[conf.DATABASE].in_atomic_block
     for _start in range(MAX_STARTS):
         try:
-            with _lock_wait(impatient=impatient), transaction.atomic(using=conf.DATABASE):
-                _limit(limits)
+            with limits.limited_transaction(within):
                 if by_task:
                     _apply(by_task, events)
                 beats.write(told)  # last: whoever sees a beat sees what came before it
         except _Overtaken:
+            continue
+        except OperationalError as error:
+            if inside or not limits.is_deadlock(error):  # which may have ended the caller's transaction as well
+                raise
             continue
         return
     raise OperationalError(f"expected to write {len(by_task)} runs, was overtaken {MAX_STARTS} times")
@@ -137,8 +139,7 @@ def release() -> None:
 
 def claim(key: str, holder: str) -> str:
     """The holder of `key`, written once and never changed. Waits for a lock for 0.2 s at most."""
-    with _lock_wait(impatient=True), transaction.atomic(using=conf.DATABASE):
-        _limit(_GLANCE)
+    with limits.limited_transaction(_GLANCE):
         claim_all({key: holder})
         held: str = OutboxEntry.objects.get(key=f"claim:{key}").payload["holder"]
     return held
@@ -157,7 +158,7 @@ def holder_of(key: str) -> str:
     """The holder of `key`, "" for nobody. On PostgreSQL it waits for 0.2 s at most."""
     limited = connections[conf.DATABASE].vendor == "postgresql"  # a transaction of SQLite's may take the write lock
     with transaction.atomic(using=conf.DATABASE) if limited else nullcontext():
-        _limit(_GLANCE)
+        limits.limit_transaction(_GLANCE)
         found = OutboxEntry.objects.filter(key=f"claim:{key}").values_list("payload", flat=True).first()
     return str(found["holder"]) if found else ""
 
@@ -185,33 +186,6 @@ def identity() -> str:
     """Names the database by its settings, without asking it."""
     given = connections[conf.DATABASE].settings_dict
     return " ".join(str(given[name]) for name in ("ENGINE", "HOST", "PORT", "NAME"))
-
-
-@contextmanager
-def _lock_wait(*, impatient: bool) -> Iterator[None]:
-    """SQLite waits for its one writer at the begin of a transaction, as long as the connection says."""
-    connection = connections[conf.DATABASE]
-    if not impatient or connection.vendor != "sqlite" or connection.in_atomic_block:
-        yield
-        return
-    with connection.cursor() as cursor:
-        cursor.execute("PRAGMA busy_timeout")
-        before = cursor.fetchone()[0]
-        cursor.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_MILLISECONDS}")
-    try:
-        yield
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute(f"PRAGMA busy_timeout = {before}")
-
-
-def _limit(milliseconds: Mapping[str, int]) -> None:
-    """For PostgreSQL, until the end of the transaction."""
-    connection = connections[conf.DATABASE]
-    if milliseconds and connection.vendor == "postgresql":
-        calls = ", ".join("set_config(%s, %s, true)" for _ in milliseconds)
-        with connection.cursor() as cursor:
-            cursor.execute(f"SELECT {calls}", [text for pair in milliseconds.items() for text in map(str, pair)])
 
 
 def _locked_runs(by_task: Mapping[str, Sequence[Event]]) -> dict[int, Run]:
@@ -243,12 +217,8 @@ def _write_attempts(merged: Mapping[int, Merged]) -> None:
     if obsolete:
         pks, deliveries = zip(*obsolete, strict=True)
         TaskAttempt.objects.filter(run__in=pks, delivery__in=deliveries).delete()
-    TaskAttempt.objects.bulk_create(
-        [rows.new_attempt(pk, delivery) for pk, result in merged.items() for delivery in result.attempts],
-        update_conflicts=True,
-        unique_fields=["run", "delivery"],
-        update_fields=rows.ATTEMPT_FIELDS,
-    )
+    attempts = [rows.new_attempt(pk, delivery) for pk, result in merged.items() for delivery in result.attempts]
+    bulk.upsert(TaskAttempt, attempts, unique=["run", "delivery"], update=rows.ATTEMPT_FIELDS)
 
 
 def _write_envelopes(merged: Mapping[int, Merged], known: Iterable[int], described: Iterable[int]) -> None:

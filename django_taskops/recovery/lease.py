@@ -10,9 +10,9 @@ from datetime import timedelta
 from os import getpid
 
 from django.db.models import DateTimeField, ExpressionWrapper, Q
-from django.db.models.functions import Now
 
 from ..models import OutboxEntry, OutboxKind, OutboxStatus
+from ..projection.clock import DatabaseNow
 
 RENEWALS = 3  # while a lease lasts
 LOOKS = 3
@@ -48,8 +48,8 @@ class Lease:
         if not entries.exists():
             entry = OutboxEntry(kind=OutboxKind.LEASE, key=self._key, status=OutboxStatus.DONE)
             OutboxEntry.objects.bulk_create([entry], ignore_conflicts=True)
-        free = entries.filter(Q(claimed_until=None) | Q(claimed_until__lt=Now()) | Q(claimed_by=self.holder))
+        free = entries.filter(Q(claimed_until=None) | Q(claimed_until__lt=DatabaseNow()) | Q(claimed_by=self.holder))
         if not free.exists():
             return False
-        until = ExpressionWrapper(Now() + timedelta(seconds=self.seconds), output_field=DateTimeField())
+        until = ExpressionWrapper(DatabaseNow() + timedelta(seconds=self.seconds), output_field=DateTimeField())
         return bool(free.update(claimed_by=self.holder, claimed_until=until))

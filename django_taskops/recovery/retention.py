@@ -15,10 +15,9 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, transaction
+from django.db import connections
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.expressions import RawSQL
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from ..conf import conf, problems
@@ -32,7 +31,9 @@ from ..models import (
     TaskRun,
     WorkerBeat,
 )
-from ..projection.writer import DATABASE_ID
+from ..projection.clock import DatabaseNow
+from ..projection.limits import Limits, limited_transaction
+from ..projection.writer import DATABASE_ID, lock_for_writing
 from ..states import FINISHED, SETTLED, LetterStatus
 from . import sampling
 
@@ -40,14 +41,17 @@ WINDOW = 5000  # rows that are looked at in one statement, without a lock
 FIRST_ROWS = 500  # in a transaction; then as many as fit into AIM_SECONDS
 FEWEST_ROWS = 10
 AIM_SECONDS = 0.05
-LIMITS = {  # of PostgreSQL, in milliseconds
-    "lock_timeout": "100",
-    "statement_timeout": "30000",
-    "idle_in_transaction_session_timeout": "30000",
-    # Without statistics of the newest rows, the planner may read and sort a whole table for each batch.
-    "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
-}
+LIMITS = Limits(
+    postgresql={
+        "lock_timeout": 100,
+        "statement_timeout": 30_000,
+        "idle_in_transaction_session_timeout": 30_000,
+        # Without statistics of the newest rows, the planner may read and sort a whole table for each batch.
+        "enable_seqscan": "off",
+        "enable_bitmapscan": "off",
+    },
+    mysql={"innodb_lock_wait_timeout": 1, "lock_wait_timeout": 1, "wait_timeout": 30},
+)
 
 OWN_DAYS = 7
 CLAIM_DAYS = 31
@@ -163,14 +167,8 @@ def _batches(sampled_until: datetime | None = None) -> Iterator[_Batch]:
 
 @contextmanager
 def _transaction() -> Iterator[None]:
-    connection = connections[conf.DATABASE]
-    with transaction.atomic(using=conf.DATABASE):
-        with connection.cursor() as cursor:
-            if connection.vendor == "postgresql":
-                calls = ", ".join("set_config(%s, %s, true)" for _ in LIMITS)
-                cursor.execute(f"SELECT {calls}", [text for pair in LIMITS.items() for text in pair])
-            elif connection.vendor == "sqlite":  # takes the one lock there is before anything is read
-                cursor.execute("UPDATE taskops_taskrun SET id = id WHERE 0")
+    with limited_transaction(LIMITS):
+        lock_for_writing()
         yield
 
 
@@ -341,7 +339,7 @@ def _own_rows() -> Iterator[_Rows]:
     claims = Q(kind=OutboxKind.CLAIM, created_at__lt=_ago(CLAIM_DAYS)) & ~Q(key=f"{OutboxKind.CLAIM}:{DATABASE_ID}")
     outbox = carried_out & ~Q(kind__in=(OutboxKind.CLAIM, OutboxKind.LEASE)) | claims
     yield _Rows(kind="outbox", rows=OutboxEntry.objects.all(), due=outbox)
-    silent = Q(applied_at__lt=Now() - timedelta(days=OWN_DAYS))  # the database's clock on both sides
+    silent = Q(applied_at__lt=DatabaseNow() - timedelta(days=OWN_DAYS))  # the database's clock on both sides
     yield _Rows(kind="worker", rows=WorkerBeat.objects.all(), due=silent)
 
 

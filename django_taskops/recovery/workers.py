@@ -8,7 +8,6 @@ from typing import Any
 from django.conf import settings
 from django.db import connections
 from django.db.models import F, QuerySet, TextChoices
-from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import pgettext_lazy
 
@@ -16,6 +15,7 @@ from ..conf import conf
 from ..events import Held
 from ..models import WorkerBeat
 from ..projection.beats import MAX_TASKS
+from ..projection.clock import DatabaseNow
 
 MAX_WORKERS = 200
 REAPER = "taskops_reap"  # what a process that reaps by hand says of itself: it beats, and runs nothing
@@ -76,7 +76,7 @@ def seen() -> list[SeenWorker]:
 
 def with_clock(rows: QuerySet[Any]) -> QuerySet[Any]:
     """Rows with what `of_row` has to know of the database's clock."""
-    clocked: QuerySet[Any] = rows.annotate(db_now=Now())
+    clocked: QuerySet[Any] = rows.annotate(db_now=DatabaseNow())
     return clocked
 
 
@@ -141,8 +141,8 @@ def _clock_off(row: WorkerBeat, details: dict[str, Any]) -> timedelta | None:
 
 
 def _of_database(instant: datetime) -> datetime:
-    """What the database's own clock has written. SQLite's is in UTC, whatever the time zone of the project."""
-    if not settings.USE_TZ and connections[conf.DATABASE].vendor == "sqlite":
+    """What the database's own clock has written: PostgreSQL's alone knows the time zone of the project."""
+    if not settings.USE_TZ and connections[conf.DATABASE].vendor != "postgresql":
         return instant.replace(tzinfo=UTC)
     return _aware(instant)
 

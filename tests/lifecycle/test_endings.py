@@ -44,6 +44,12 @@ def test_the_spine_on_gevent(start_worker: WorkerStarter) -> None:
     _check_all({name: CASES[name] for name in SPINE})
 
 
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_the_spine_on_mariadb(start_worker: WorkerStarter) -> None:
+    start_worker()
+    _check_all({name: CASES[name] for name in SPINE})
+
+
 def _check_all(cases: dict[str, Case]) -> None:
     published = {name: case.publish() for name, case in cases.items()}
     for name, case in cases.items():

@@ -16,6 +16,8 @@ from django_taskops.models import TaskRun, WorkerBeat
 from django_taskops.projection import writer
 from tests.events import BEAT, START, Story
 
+pytestmark = pytest.mark.mariadb
+
 LATER = replace(BEAT, number=2, at=START + timedelta(seconds=5), tasks=None, running=(), held=1)
 LAST = replace(LATER, number=3, at=START + timedelta(seconds=10), reserved=(), held=0, stopped=True)
 

@@ -15,14 +15,16 @@ from django_taskops.journal import client
 from django_taskops.journal.codec import encode
 from django_taskops.journal.stream import RedisSource
 from django_taskops.models import OutboxEntry, OutboxKind, QuarantinedEntry, Recorder, TaskRun
-from django_taskops.projection import quarantine, writer
+from django_taskops.projection import limits, quarantine, writer
 from django_taskops.projection.connection import own_connection
 from django_taskops.projection.drain import Away, Drain, Drained
 from django_taskops.projection.reporter import Reporter
 from django_taskops.projection.service import drain_once
 from django_taskops.states import TaskState
+from tests import databases
 from tests.events import Story
 from tests.journal.streams import put, source_of, stream_address
+from tests.services import ALIASES, MARIADB
 from tests.workers import eventually, new_queue
 
 
@@ -72,7 +74,7 @@ def test_a_batch_that_is_full_says_so(database: str, address: client.Address, so
     assert (first.applied, first.full, last.applied, last.full) == (3, True, 2, False)
 
 
-BAD = [("default", UNREADABLE), ("sqlite", UNREADABLE), ("default", TOO_LARGE), ("sqlite", TOO_LARGE)]
+BAD = [(alias, bad) for alias in (*ALIASES, MARIADB) for bad in (UNREADABLE, TOO_LARGE)]
 
 
 @pytest.mark.parametrize(("database", "bad"), [*BAD, ("default", UNSTORABLE)], indirect=["database"])
@@ -91,6 +93,7 @@ def test_an_entry_that_cannot_be_applied_is_set_aside_alone(
     assert source.backlog().entries == 0
 
 
+@pytest.mark.mariadb
 def test_what_is_set_aside_can_be_tried_again(database: str, address: client.Address, source: RedisSource) -> None:
     put(address, UNREADABLE, TOO_LARGE)
     Drain([source]).round(wait=0)
@@ -103,6 +106,7 @@ def test_what_is_set_aside_can_be_tried_again(database: str, address: client.Add
     assert bytes(QuarantinedEntry.objects.get().data) == UNREADABLE
 
 
+@pytest.mark.mariadb
 def test_what_is_set_aside_twice_is_kept_once(database: str, address: client.Address, source: RedisSource) -> None:
     """As after a crash between the quarantine and the acknowledgement."""
     put(address, UNREADABLE)
@@ -138,11 +142,12 @@ def test_a_journal_that_cannot_be_reached_keeps_nobody_from_the_others(
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("database", ["default"], indirect=True)
+@pytest.mark.parametrize("database", ["default", "mariadb"], indirect=True)
 def test_a_locked_row_makes_it_wait_and_sets_nothing_aside(
     database: str, address: client.Address, source: RedisSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(writer.BACKGROUND_LIMITS, "lock_timeout", 100)
+    soon = limits.Limits(postgresql={"lock_timeout": 100}, mysql={"innodb_lock_wait_timeout": 1})
+    monkeypatch.setattr(limits, "BACKGROUND", soon)
     story = Story("locked")
     writer.apply([story.started()])
     put(address, good(1), encode(story.succeeded()))
@@ -162,7 +167,7 @@ def test_a_locked_row_makes_it_wait_and_sets_nothing_aside(
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("database", ["default"], indirect=True)
+@pytest.mark.parametrize("database", ["default", "mariadb"], indirect=True)
 def test_a_connection_that_breaks_is_no_fault_of_the_event(
     database: str, address: client.Address, source: RedisSource
 ) -> None:
@@ -170,8 +175,7 @@ def test_a_connection_that_breaks_is_no_fault_of_the_event(
     drain = Drain([source])
     with own_connection() as own:
         drain.round(wait=0)
-        with closing(connections.create_connection(database)) as other, other.cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(%s)", [own.connection.info.backend_pid])
+        databases.end(database, databases.number_of(own))
         put(address, good(2))
         with pytest.raises((Away, DatabaseError, InterfaceError)):
             drain.round(wait=0)

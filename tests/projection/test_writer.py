@@ -15,7 +15,11 @@ from django_taskops.models import DeadLetter, OutboxEntry, OutboxKind, RunEnvelo
 from django_taskops.projection import rows, writer
 from django_taskops.projection.merge import Run, merge
 from django_taskops.states import DeadLetterReason, LetterStatus, TaskState
+from tests import databases
 from tests.events import Story
+from tests.services import ALIASES, MARIADB
+
+pytestmark = pytest.mark.mariadb
 
 both_for_real = pytest.mark.django_db(transaction=True)
 
@@ -36,6 +40,20 @@ def test_a_first_success_costs_one_row_and_leaves_no_envelope(database: str) -> 
     assert run.enqueued_at < run.received_at < run.started_at < run.finished_at
     assert not TaskAttempt.objects.exists()
     assert not RunEnvelope.objects.exists()
+
+
+@pytest.mark.parametrize("database", [*ALIASES, MARIADB], indirect=True)
+def test_ids_that_look_alike_are_different_runs(database: str) -> None:
+    """MySQL by itself takes them for one."""
+    stories = [Story(task_id) for task_id in ("order-7", "ORDER-7", "order-7 ", "order-7\t", "ördér-7", "order-🚚")]
+
+    writer.apply([story.published() for story in stories])
+    writer.apply([stories[1].started(), stories[1].failed()])
+
+    assert set(TaskRun.objects.values_list("task_id", "state")) == {
+        (story.task_id, "FAILURE" if story is stories[1] else "PENDING") for story in stories
+    }
+    assert DeadLetter.objects.get().task_id == "ORDER-7"
 
 
 def test_deliveries_that_did_not_succeed_become_attempts_in_order(database: str) -> None:
@@ -192,26 +210,14 @@ def test_of_two_claims_at_once_one_holds(database: str) -> None:
 
 
 @both_for_real
-@pytest.mark.parametrize("database", ["default"], indirect=True)
+@pytest.mark.parametrize("database", ["default", "mariadb"], indirect=True)
 def test_a_dead_connection_is_replaced(database: str) -> None:
     story = Story()
-    with connections[database].cursor() as cursor:
-        cursor.execute("SELECT pg_backend_pid()")
-        backend = cursor.fetchone()[0]
-    with ThreadPoolExecutor(1) as threads:
-        threads.submit(_end_backend, database, backend).result()
+    databases.end(database, databases.number_of(connections[database]))
 
     writer.apply_afresh([story.published()])
 
     assert TaskRun.objects.get().state == TaskState.PENDING
-
-
-def _end_backend(database: str, backend: int) -> None:
-    try:
-        with connections[database].cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(%s)", [backend])
-    finally:
-        connections[database].close()
 
 
 def test_without_time_zones_rows_hold_naive_instants_and_merging_goes_on_with_aware_ones(settings: Settings) -> None:

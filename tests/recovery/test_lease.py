@@ -11,6 +11,8 @@ from django_taskops.models import OutboxEntry, OutboxKind
 from django_taskops.recovery import lease
 from django_taskops.recovery.lease import Lease
 
+pytestmark = pytest.mark.mariadb
+
 
 class Clock:
     """This process's clock; the database has its own."""

@@ -19,7 +19,10 @@ from django_taskops.signals import dead_letter_resolved, recorder_blind, task_de
 from tests import tasks
 from tests.events import Story
 from tests.factories import OutboxEntryFactory
+from tests.services import ALIASES
 from tests.workers import BrokerQueue, WorkerStarter, eventually
+
+pytestmark = pytest.mark.mariadb
 
 BLIND = {"reason": "lag", "detail": "events waited", "since": "2026-01-01T00:00:00+00:00"}
 
@@ -142,6 +145,7 @@ def test_two_housekeepers_at_once_tell_each_thing_once(database: str) -> None:
     assert sorted(letter.task_id for letter in deaths.letters) == sorted(story.task_id for story in stories)
 
 
+@pytest.mark.parametrize("database", ALIASES, indirect=True)
 def test_a_worker_puts_the_notice_of_a_death_on_the_tasks_dead_letter_queue(
     start_worker: WorkerStarter, queue: BrokerQueue, database: str
 ) -> None:

@@ -188,7 +188,7 @@ def test_any_number_of_queues_costs_one_query_by_an_index(database: str, queue: 
         if database == "default":
             cursor.execute("SET enable_seqscan = off")
             cursor.execute("SET enable_sort = off")
-        explain = "EXPLAIN" if connections[database].vendor == "postgresql" else "EXPLAIN QUERY PLAN"
+        explain = "EXPLAIN QUERY PLAN" if connections[database].vendor == "sqlite" else "EXPLAIN"
         cursor.execute(f"{explain} {statement}")
         plan = str(cursor.fetchall())
         if database == "default":

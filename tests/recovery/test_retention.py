@@ -45,6 +45,8 @@ from tests.factories import (
     WorkerBeatFactory,
 )
 
+pytestmark = pytest.mark.mariadb
+
 for_real = pytest.mark.django_db(transaction=True)
 DECIDED = ("resolved", "discarded", "superseded")
 
@@ -426,7 +428,7 @@ def test_a_shared_sqlite_gets_one_transaction_a_call(
 
 
 @for_real
-@pytest.mark.parametrize("database", ["default"], indirect=True)
+@pytest.mark.parametrize("database", ["default", "mariadb"], indirect=True)
 def test_a_locked_run_is_passed_over_and_goes_the_next_time(database: str, settings: Settings) -> None:
     keep(settings, success=7, failure=90, dead_letter=30)
     held, free = ended(8), ended(9)
@@ -489,8 +491,8 @@ def test_two_at_once_delete_everything_once(database: str, monkeypatch: pytest.M
 
 @contextmanager
 def locked(model: type[Model], pk: int) -> Iterator[None]:
-    """By another connection to PostgreSQL."""
-    other = connections["default"].copy()
+    """By another connection."""
+    other = connections[model._default_manager.db].copy()
     try:
         other.set_autocommit(False)
         with other.cursor() as cursor:
