@@ -4,6 +4,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
+from django.db.models.lookups import IStartsWith
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -15,7 +16,7 @@ from . import display
 from .base import ReadOnlyAdmin
 from .facts import Fact
 from .filters import ActionFilter, DecidedFilter
-from .search import ids_in
+from .search import AnyCase, ids_in
 
 
 @admin.register(AuditEntry)
@@ -33,7 +34,7 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         term = storable_id(search_term.strip())
         if not term:
             return queryset, False
-        return queryset.filter(Q(task_id__in=ids_in(search_term)) | Q(user_name__istartswith=term)), False
+        return queryset.filter(Q(task_id__in=ids_in(search_term)) | Q(IStartsWith(AnyCase("user_name"), term))), False
 
     def page(self, request: HttpRequest, row: AuditEntry) -> dict[str, Any]:
         letter = _letter(request, row)

@@ -150,6 +150,7 @@ def test_a_list_of_letters_shows_no_call_of_another_send(desk: Client) -> None:
     assert "of the other send" not in content(desk.get(address("deadletter")))
 
 
+@pytest.mark.mariadb
 @EVERY_LIST
 def test_counting_stops_at_the_cap(
     desk: Client, database: str, model: str, factory: Any, monkeypatch: pytest.MonkeyPatch
@@ -208,6 +209,7 @@ def test_the_order_is_always_newest_first(desk: Client, model: str, factory: Any
     assert listed == sorted(listed, reverse=True)
 
 
+@pytest.mark.mariadb
 @EVERY_LIST
 @pytest.mark.parametrize(
     "task_id", ["a/b", "two words", "quo\"te's", "a\x00b", "<b>", "%2F", " spaced ", "ü☃", "x" * 300, "\udc80"]
@@ -226,6 +228,7 @@ def test_an_id_of_any_characters_is_found(desk: Client, model: str, factory: Any
     assert found.task_id == storable_id(task_id)
 
 
+@pytest.mark.mariadb
 @EVERY_LIST
 @pytest.mark.parametrize("term", ["x\x00", "\x00", "\udc80", " \x00 x"])
 def test_a_search_past_the_form_is_as_safe(desk: Client, database: str, model: str, factory: Any, term: str) -> None:
@@ -248,6 +251,7 @@ def test_the_autocomplete_of_other_admins_takes_any_text(desk: Client, model: st
     assert response.json()["results"] == []
 
 
+@pytest.mark.mariadb
 @pytest.mark.parametrize(("model", "factory"), LISTS[:2], ids=["taskrun", "deadletter"])
 @pytest.mark.parametrize(
     ("query", "found"),
@@ -314,6 +318,7 @@ def test_an_empty_list_says_so(desk: Client, model: str, sentence: str) -> None:
     assert "Nothing matches." in Page(desk.get(address(model), {"q": "nowhere"})).text
 
 
+@pytest.mark.mariadb
 def test_filters_narrow_the_runs(desk: Client) -> None:
     TaskRunFactory(succeeded=True, group_id="group/1")
     TaskRunFactory(exhausted=True, root_id="root")
