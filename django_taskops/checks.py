@@ -15,7 +15,7 @@ from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
 from . import conf as configuration
-from . import journal_checks
+from . import journal_checks, mysql_checks
 from .capture.sealing import seal
 from .conf import SETTINGS, conf
 from .exceptions import EnvelopeError
@@ -179,4 +179,6 @@ _CHECKS: list[tuple[Callable[..., list[CheckMessage]], tuple[str, ...]]] = [
     (check_sqlite, ()),
     (check_migrated, (Tags.database,)),
     (journal_checks.check_spool, ()),
+    (mysql_checks.check_isolation, ()),
+    (mysql_checks.check_packet, (Tags.database,)),
 ]

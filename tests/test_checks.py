@@ -13,8 +13,8 @@ from django.core.checks import CheckMessage, run_checks
 from django.db import connections
 from pytest_django import Settings
 
-from django_taskops import checks
-from django_taskops.conf import SETTINGS
+from django_taskops import checks, mysql_checks
+from django_taskops.conf import MIB, SETTINGS
 
 ROOT = Path(__file__).parents[1]
 
@@ -191,7 +191,7 @@ def documented(pattern: str, page: str) -> set[str]:
 
 
 def test_the_docs_name_each_check_and_no_other() -> None:
-    modules = (ROOT / "django_taskops" / name for name in ("checks.py", "journal_checks.py"))
+    modules = (ROOT / "django_taskops" / name for name in ("checks.py", "journal_checks.py", "mysql_checks.py"))
     source = "".join(module.read_text(encoding="utf-8") for module in modules)
 
     assert documented(r"^## `(taskops\.[EW]\d+)`", "checks.md") == set(re.findall(r"taskops\.[EW]\d{3}", source))
@@ -210,3 +210,33 @@ def test_a_mistyped_address_keeps_its_password_to_itself(settings: Settings) -> 
 
     assert error.id == "taskops.E002"
     assert "hunter2" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, []),
+        ({"isolation_level": "READ COMMITTED"}, []),
+        ({"isolation_level": "repeatable read"}, ["taskops.W008"]),
+        ({"isolation_level": None}, ["taskops.W008"]),
+    ],
+)
+def test_a_mysql_that_does_not_read_what_is_committed_is_a_warning(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, options: dict[str, str | None], expected: list[str]
+) -> None:
+    mysql = {"ENGINE": "django.db.backends.mysql", "OPTIONS": options}
+    monkeypatch.setitem(settings.DATABASES, "other", mysql)
+    settings.TASKOPS = {"DATABASE": "other"}
+
+    assert ids(mysql_checks.check_isolation()) == expected
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_a_mysql_that_takes_too_short_statements_is_a_warning(database: str, settings: Settings) -> None:
+    assert mysql_checks.check_packet(databases=[database]) == []
+
+    settings.TASKOPS = {**settings.TASKOPS, "PAYLOAD_MAX_BYTES": 8 * MIB}
+    (message,) = mysql_checks.check_packet(databases=[database])
+    assert message.id == "taskops.W009"
+    assert str(32 * MIB) in str(message.hint)
+    assert mysql_checks.check_packet(databases=["default"]) == []
