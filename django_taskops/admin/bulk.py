@@ -1,11 +1,10 @@
-"""Decides on many dead letters, one by one: pinned beforehand, reviewed, carried out, accounted for."""
+"""Decides on dead letters that a person has chosen: reviewed beforehand, carried out, accounted for."""
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
 
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
@@ -13,20 +12,19 @@ from django.utils.translation import gettext as _
 
 from ..exceptions import AlreadyTaken, NotRequeueable, TaskOpsError
 from ..models import DeadLetter
+from ..recovery import many
+from ..recovery.intents import Order
 from ..states import LetterStatus
 from . import display, payload
-from .verbs import Verb
+from .verbs import Refusal, Verb
 
 MAX_LETTERS = 100
+"""More than that are for a worker."""
+
 MAX_REASON_CHARS = 300
 MAX_DESCRIPTION_CHARS = 200
 
 logger = logging.getLogger("django_taskops")
-
-
-def pinned(given: Iterable[str]) -> list[int]:
-    """The keys of the letters that were chosen, each once; what is no key is left out."""
-    return sorted({int(pk) for pk in given if pk.isascii() and pk.isdecimal() and len(pk) < 19})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +34,12 @@ class Row:
     died: SafeString | str
     description: SafeString | str
     call: SafeString | str
-    refusal: str
+    refused: Refusal | None
     notes: Sequence[str]
+
+    @property
+    def refusal(self) -> str:
+        return self.refused.sentence if self.refused else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +55,27 @@ class Review:
 
     @property
     def ready(self) -> int:
-        return sum(not row.refusal for row in self.rows)
+        return sum(row.refused is None for row in self.rows)
 
     @property
     def skipped(self) -> list[tuple[str, int]]:
-        """Reasons and how many letters each of them keeps back, the most frequent first."""
-        reasons = Counter(row.refusal for row in self.rows if row.refusal)
+        """Reasons that nobody can overrule and how many letters each of them keeps back, the most frequent first."""
+        refused = (row.refused for row in self.rows if row.refused)
+        reasons = Counter(refusal.sentence for refusal in refused if not refusal.is_a_matter_of_judgement)
         if self.missing:
             reasons[gone()] += self.missing
         return reasons.most_common()
+
+    @property
+    def forceable(self) -> list[int]:
+        """The letters that are kept back for reasons that a person may overrule."""
+        return [row.letter.pk for row in self.rows if row.refused and row.refused.is_a_matter_of_judgement]
+
+    @property
+    def judged(self) -> list[tuple[str, int]]:
+        """The reasons of these, the most frequent first."""
+        refused = (row.refused for row in self.rows if row.refused)
+        return Counter(refusal.in_general for refusal in refused if refusal.is_a_matter_of_judgement).most_common()
 
 
 def review(verb: Verb, letters: Iterable[DeadLetter], chosen: Sequence[int], *, with_calls: bool) -> Review:
@@ -69,21 +83,21 @@ def review(verb: Verb, letters: Iterable[DeadLetter], chosen: Sequence[int], *, 
     letters = list(letters)
     refusals = verb.refusals(letters)
     rows = [
-        _row(verb, letter, payload.in_short(letter) if with_calls else "", refusals.get(letter.pk, ""))
+        _row(verb, letter, payload.in_short(letter) if with_calls else "", refusals.get(letter.pk))
         for letter in letters
     ]
     return Review(rows=rows, missing=len(chosen) - len(rows))
 
 
-def _row(verb: Verb, letter: DeadLetter, call: SafeString | str, refusal: str) -> Row:
+def _row(verb: Verb, letter: DeadLetter, call: SafeString | str, refused: Refusal | None) -> Row:
     return Row(
         letter=letter,
         badge=display.badge(letter.status, letter.get_status_display()),
         died=display.moment(letter.died_at),
         description=display.shortened(letter.description if letter.exception_type else "", MAX_DESCRIPTION_CHARS),
         call=call,
-        refusal=refusal,
-        notes=[] if refusal else verb.notes(letter),
+        refused=refused,
+        notes=verb.notes(letter) if refused is None or refused.is_a_matter_of_judgement else [],
     )
 
 
@@ -92,25 +106,28 @@ class Verdict(Enum):
     UNCONFIRMED = auto()
     """It may have been sent."""
     REFUSED = auto()
+    UNTRIED = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    letter: DeadLetter
+    letter: int
     verdict: Verdict
     why: str = ""
     unsettled: bool = False  # sent, and the database has not been told
-    broker_down: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     results: Sequence[Result]
-    untried: int
 
     @property
-    def done(self) -> list[DeadLetter]:
+    def done(self) -> list[int]:
         return [result.letter for result in self.results if result.verdict is Verdict.DONE]
+
+    @property
+    def untried(self) -> int:
+        return sum(result.verdict is Verdict.UNTRIED for result in self.results)
 
     @property
     def unsettled(self) -> int:
@@ -122,41 +139,42 @@ class Outcome:
 
 
 def carry_out(
-    verb: Verb, letters: Iterable[DeadLetter], user: Any, why: str, log: Callable[[DeadLetter], object]
+    verb: Verb, orders: Iterable[tuple[Sequence[int], Order]], missing: Iterable[int], log: Callable[[int], object]
 ) -> Outcome:
-    """Decides on each letter by itself; one that fails never stops the rest, unless it is that the broker is down:
-    each of the others would wait for the same. `log` is told of those that succeed."""
-    waiting = list(letters)
-    results: list[Result] = []
-    for letter in waiting:
-        results.append(_decide(verb, letter, user, why))
+    """Decides on the letters of each order; `missing` are not there for this person. `log` is told of those that
+    succeed."""
+    results = [Result(letter=pk, verdict=Verdict.REFUSED, why=gone()) for pk in missing]
+    for pk, outcome in _outcomes(verb, orders):
+        results.append(_result(verb, pk, outcome))
         if results[-1].verdict is Verdict.DONE:
-            _log(log, letter)
-        if results[-1].broker_down:
-            break
-    return Outcome(results=results, untried=len(waiting) - len(results))
+            _log(log, pk)
+    return Outcome(results=results)
 
 
-def _decide(verb: Verb, letter: DeadLetter, user: Any, why: str) -> Result:
-    try:
-        decision = verb.carry_out(letter, user, why)
-    except TaskOpsError as error:
-        code = error.code if isinstance(error, NotRequeueable) else ""
-        verdict = Verdict.UNCONFIRMED if code == "not_confirmed" else Verdict.REFUSED
-        return Result(letter=letter, verdict=verdict, why=_explained(error), broker_down=code == "not_sent")
-    except Exception as error:
-        logger.exception("django-taskops: %s of dead letter %s failed", verb.name, letter.pk)
-        unexpected = _("unexpected: %(error)s; the log has more") % {"error": _cut(repr(error))}
-        return Result(letter=letter, verdict=Verdict.UNCONFIRMED if verb.sends else Verdict.REFUSED, why=unexpected)
-    return Result(letter=letter, verdict=Verdict.DONE, unsettled=decision.outcome == "sent, not confirmed")
+def _outcomes(verb: Verb, orders: Iterable[tuple[Sequence[int], Order]]) -> Iterator[tuple[int, many.Outcome]]:
+    for letters, order in orders:
+        yield from many.decide_each(verb.action, letters, order)
 
 
-def _log(log: Callable[[DeadLetter], object], letter: DeadLetter) -> None:
+def _result(verb: Verb, pk: int, outcome: many.Outcome) -> Result:
+    if not isinstance(outcome, Exception):
+        return Result(letter=pk, verdict=Verdict.DONE, unsettled=outcome.outcome == "sent, not confirmed")
+    if isinstance(outcome, TaskOpsError):
+        code = outcome.code if isinstance(outcome, NotRequeueable) else ""
+        return Result(letter=pk, verdict=_VERDICTS.get(code, Verdict.REFUSED), why=_explained(outcome))
+    unexpected = _("unexpected: %(error)s; the log has more") % {"error": _cut(repr(outcome))}
+    return Result(letter=pk, verdict=Verdict.UNCONFIRMED if verb.sends else Verdict.REFUSED, why=unexpected)
+
+
+_VERDICTS: Mapping[str, Verdict] = {"not_confirmed": Verdict.UNCONFIRMED, "not_tried": Verdict.UNTRIED}
+
+
+def _log(log: Callable[[int], object], pk: int) -> None:
     """What is done is done, whether or not Django's own log of it can be written: the audit entry has it."""
     try:
-        log(letter)
+        log(pk)
     except Exception:
-        logger.exception("django-taskops: the admin's log entry for dead letter %s failed", letter.pk)
+        logger.exception("django-taskops: the admin's log entry for dead letter %s failed", pk)
 
 
 def _explained(error: TaskOpsError) -> str:

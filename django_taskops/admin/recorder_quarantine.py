@@ -25,7 +25,8 @@ from ..projection import service
 from ..projection.status import recent_status
 from . import display, payload, recorder_entry
 from .base import ReadOnlyAdmin
-from .bulk import MAX_LETTERS, pinned
+from .bulk import MAX_LETTERS
+from .pins import pinned
 from .recorder import outside_transactions
 from .search import ids_in
 

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 
 from django.utils.translation import ngettext
 
-from .bulk import Outcome, Verdict, gone
+from .bulk import Outcome, Verdict
 from .verbs import Verb
 
 
-def sentences(verb: Verb, outcome: Outcome, chosen: int) -> Iterator[str]:
+def sentences(verb: Verb, outcome: Outcome) -> Iterator[str]:
     """The sum first, then a line for each reason. One sentence alone: all that was chosen is done."""
-    missing = chosen - len(outcome.results) - outcome.untried
-    refused = outcome.reasons(Verdict.REFUSED) + ([(gone(), missing)] if missing else [])
+    refused = outcome.reasons(Verdict.REFUSED)
     unconfirmed = outcome.reasons(Verdict.UNCONFIRMED)
     yield _sum(verb, len(outcome.done), _count(refused) + outcome.untried, _count(unconfirmed))
     if count := outcome.unsettled:

@@ -2,22 +2,47 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from django import forms
 from django.http import HttpRequest
 from django.utils.functional import Promise
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from .. import recovery
 from ..exceptions import NotRequeueable
-from ..models import DeadLetter
+from ..models import AuditAction, DeadLetter
 from ..recovery import preflight
 from ..states import LetterStatus
 from . import parked
+from .forms import AttemptsForm, WhyForm
 
 Words = str | Promise
+
+
+JUDGED: Mapping[str, Words] = {
+    "stale": _("it died longer ago than its task allows (stale_after)"),
+    "healed": _("the same task with equal arguments has succeeded since"),
+    "unregistered": _("no live worker has registered the task"),
+    "bad_arguments": _("the arguments do not fit the task any more"),
+    "running": _("the broker has delivered it again, and it has not ended"),
+    "redelivery_pending": _("the broker is about to deliver it again"),
+}
+"""Refusals that a person may overrule, in words that hold for many letters."""
+
+
+class Refusal(NamedTuple):
+    """`sentence` is about one letter; `code` is "" where it is not of a requeue."""
+
+    sentence: str
+    code: str = ""
+
+    @property
+    def is_a_matter_of_judgement(self) -> bool:
+        return self.code in preflight.FORCEABLE
+
+    @property
+    def in_general(self) -> str:
+        return str(JUDGED.get(self.code, self.sentence))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +58,8 @@ class Verb:
     done: Any
     asks_why: bool
     needs_why: bool
-    carry_out: Callable[[DeadLetter, Any, str], recovery.Decision]
+    action: AuditAction
+    form: type[WhyForm] = WhyForm
     sends: bool = False  # what fails unexpectedly may have been sent
     check: Callable[[Sequence[DeadLetter]], Mapping[int, NotRequeueable]] | None = None
     remarks: Callable[[DeadLetter], list[str]] | None = None
@@ -42,9 +68,9 @@ class Verb:
         """True where the user may decide this, and may see what on."""
         return request.user.has_perms(["taskops.view_deadletter", f"taskops.{self.name}_deadletter"])
 
-    def refusals(self, letters: Iterable[DeadLetter]) -> dict[int, str]:
+    def refusals(self, letters: Iterable[DeadLetter]) -> dict[int, Refusal]:
         """Why this can't be decided now on which of `letters`, by primary key, as far as one can tell beforehand."""
-        refused: dict[int, str] = {}
+        refused: dict[int, Refusal] = {}
         possible: list[DeadLetter] = []
         for letter in letters:
             if letter.status == self.status:
@@ -52,29 +78,15 @@ class Verb:
             else:
                 refused[letter.pk] = self._is_not_as_wanted(letter)
         found = self.check(possible) if self.check and possible else {}
-        return refused | {pk: refusal.detail for pk, refusal in found.items()}
+        return refused | {pk: Refusal(refusal.detail, refusal.code) for pk, refusal in found.items()}
 
-    def _is_not_as_wanted(self, letter: DeadLetter) -> str:
-        return gettext("it is “%(status)s”, not “%(wanted)s”") % {
-            "status": letter.get_status_display(),
-            "wanted": LetterStatus(self.status).label,
-        }
+    def _is_not_as_wanted(self, letter: DeadLetter) -> Refusal:
+        words = {"status": letter.get_status_display(), "wanted": LetterStatus(self.status).label}
+        return Refusal(gettext("it is “%(status)s”, not “%(wanted)s”") % words)
 
     def notes(self, letter: DeadLetter) -> list[str]:
         """What to know beforehand of a letter that is not refused. Reads its envelope and its run."""
         return self.remarks(letter) if self.remarks else []
-
-
-def _requeue(letter: DeadLetter, by: Any, why: str) -> recovery.Decision:
-    return recovery.requeue(letter, by=by, reason=why)
-
-
-def _discard(letter: DeadLetter, by: Any, why: str) -> recovery.Decision:
-    return recovery.discard(letter, by=by, reason=why)
-
-
-def _restore(letter: DeadLetter, by: Any, why: str) -> recovery.Decision:
-    return recovery.restore(letter, by=by, reason=why)
 
 
 def _remarks(letter: DeadLetter) -> list[str]:
@@ -95,7 +107,8 @@ REQUEUE = Verb(
     done=ngettext_lazy("%(count)d dead letter was requeued.", "%(count)d dead letters were requeued.", "count"),
     asks_why=True,
     needs_why=False,
-    carry_out=_requeue,
+    action=AuditAction.REQUEUE,
+    form=AttemptsForm,
     sends=True,
     check=preflight.review,
     remarks=_remarks,
@@ -113,7 +126,7 @@ DISCARD = Verb(
     done=ngettext_lazy("%(count)d dead letter was discarded.", "%(count)d dead letters were discarded.", "count"),
     asks_why=True,
     needs_why=True,
-    carry_out=_discard,
+    action=AuditAction.DISCARD,
     remarks=parked.before_discard,
 )
 
@@ -127,18 +140,8 @@ RESTORE = Verb(
     done=ngettext_lazy("%(count)d dead letter was restored.", "%(count)d dead letters were restored.", "count"),
     asks_why=True,
     needs_why=False,
-    carry_out=_restore,
+    action=AuditAction.RESTORE,
     remarks=parked.before_restore,
 )
 
 VERBS = (REQUEUE, DISCARD, RESTORE)
-
-
-class WhyForm(forms.Form):
-    """The reason that goes into the audit entry."""
-
-    why = forms.CharField(label=_("Why"), max_length=1000, widget=forms.Textarea(attrs={"rows": 2, "cols": 60}))
-
-    def __init__(self, verb: Verb, data: Any = None) -> None:
-        super().__init__(data)
-        self.fields["why"].required = verb.needs_why

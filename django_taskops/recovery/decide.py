@@ -50,7 +50,9 @@ class Decided(NamedTuple):
 
 
 def person(by: Any) -> Person:
-    """`by` is a user, a name, or None for the app itself."""
+    """`by` is a user, a name, None for the app itself, or a Person already."""
+    if isinstance(by, Person):
+        return by
     name = by.get_username() if hasattr(by, "get_username") else by
     return Person(storable(getattr(by, "pk", "")), storable(name))
 

@@ -57,15 +57,16 @@ def check(
         _check_arguments(letter, changes)
 
 
-def review(letters: Iterable[DeadLetter]) -> dict[int, NotRequeueable]:
-    """Why which of these letters, by primary key, would be refused now as they are. They come with their runs."""
+def review(letters: Iterable[DeadLetter], changes: Changes | None = None) -> dict[int, NotRequeueable]:
+    """Why which of these letters, by primary key, would be refused now, as they are or with `changes`. They come with
+    their runs."""
     letters = list(letters)
     surroundings = look_around([letter.pk for letter in letters])
-    as_it_is = Changes.checked(attempts="fresh")
+    changes = changes or Changes.checked(attempts="fresh")
     refused = {}
     for letter in letters:
         try:
-            check(letter, letter.run, as_it_is, surroundings)
+            check(letter, letter.run, changes, surroundings)
         except NotRequeueable as refusal:
             refused[letter.pk] = refusal
     return refused

@@ -59,12 +59,12 @@ def requeue_each(letters: Sequence[int], order: Order) -> Iterator[tuple[int, Ou
         for start in range(0, len(letters), BATCH):
             batch = letters[start : start + BATCH]
             if publisher.is_cut_off:
-                yield from ((pk, _not_tried()) for pk in batch)
+                yield from ((pk, not_tried()) for pk in batch)
                 continue
             sendings, refused = intents.commit(batch, order)
             outcomes: Mapping[int, Outcome] = {**refused, **send(sendings, order, publisher)}
             yield from ((pk, outcomes[pk]) for pk in batch)
 
 
-def _not_tried() -> NotRequeueable:
+def not_tried() -> NotRequeueable:
     return NotRequeueable(NOT_TRIED, "not tried, because the broker could not be reached for those before")
