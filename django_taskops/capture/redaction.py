@@ -113,12 +113,17 @@ def _flat(name: str) -> str:
 _SEPARATORS = str.maketrans("", "", "-_ ")
 
 
+def secrets_of(sensitive: Iterable[str] = ()) -> "Secrets":
+    """The names whose values are masked: those of the setting, and those that a task declares."""
+    return _secrets(tuple(conf.REDACT), tuple(sensitive))
+
+
 @lru_cache(maxsize=64)
-def _secrets(patterns: tuple[str, ...], sensitive: tuple[str, ...]) -> "_Secrets":
-    return _Secrets(tuple(map(_flat, patterns)), frozenset(map(_flat, sensitive)))
+def _secrets(patterns: tuple[str, ...], sensitive: tuple[str, ...]) -> "Secrets":
+    return Secrets(tuple(map(_flat, patterns)), frozenset(map(_flat, sensitive)))
 
 
-class _Secrets:
+class Secrets:
     """Which names are secret; it remembers the latest thousand."""
 
     def __init__(self, patterns: tuple[str, ...], sensitive: frozenset[str]) -> None:
@@ -130,6 +135,10 @@ class _Secrets:
         flat = _flat(name[:COLUMN])
         return flat in self._sensitive or any(pattern in flat for pattern in self._patterns)
 
+    def may_be_in(self, text: str) -> bool:
+        """True for a text that may be JSON with secrets in it."""
+        return _LIKE_JSON(text) is not None and self.spoken_of(text)
+
     def spoken_of(self, text: str) -> bool:
         """True where a text names anything secret."""
         flat = _flat(text)
@@ -140,7 +149,7 @@ class _View:
     """One value being rendered, with what is left of its budget."""
 
     def __init__(self, sensitive: Iterable[str]) -> None:
-        self._secrets = _secrets(tuple(conf.REDACT), tuple(sensitive))
+        self._secrets = secrets_of(sensitive)
         self.is_secret = self._secrets.hold
         self._left = MAX_VALUES
         self._until = time.monotonic() + MAX_SECONDS
@@ -209,7 +218,7 @@ class _View:
 
     def _text(self, text: str) -> str:
         """JSON in a text is looked into: what can't be, and speaks of a secret, is masked."""
-        if not _LIKE_JSON(text) or not self._secrets.spoken_of(text):
+        if not self._secrets.may_be_in(text):
             return _cut(text)
         try:
             return _cut(json.dumps(self.of(json.loads(text)), ensure_ascii=False))
