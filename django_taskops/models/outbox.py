@@ -20,6 +20,8 @@ class OutboxKind(models.TextChoices):
     LET_THROUGH = "let_through"
     ALERT = "alert"
     LEASE = "lease"
+    DRAFT = "draft"
+    MANY = "decide_many"
 
 
 class OutboxStatus(models.TextChoices):

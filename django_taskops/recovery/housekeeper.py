@@ -16,7 +16,7 @@ from ..capture.worker import boot_id
 from ..conf import conf
 from ..journal import forks
 from ..projection.connection import own_connection
-from . import retention
+from . import bulk, retention
 from .interrupted import finish_interrupted
 from .lease import Lease
 from .outbox import carry_out
@@ -93,7 +93,7 @@ def lease_seconds() -> float:
 
 def start(**_signal: Any) -> None:
     """When a worker is ready."""
-    housekeeper = Housekeeper([carry_out, finish_interrupted, Reaper(boot_id()), retention.chore])
+    housekeeper = Housekeeper([carry_out, finish_interrupted, bulk.work_off, Reaper(boot_id()), retention.chore])
     _housekeepers.append(housekeeper)
     housekeeper.start()
 

@@ -36,6 +36,7 @@ from ..projection.limits import Limits, limited_transaction
 from ..projection.writer import DATABASE_ID, lock_for_writing
 from ..states import FINISHED, SETTLED, LetterStatus
 from . import sampling
+from .drafts import LIFETIME as DRAFT_LIFETIME
 
 WINDOW = 5000  # rows that are looked at in one statement, without a lock
 FIRST_ROWS = 500  # in a transaction; then as many as fit into AIM_SECONDS
@@ -337,7 +338,8 @@ def _own_rows() -> Iterator[_Rows]:
     """What this app needs for itself. Who has claimed what is kept for longer; this database's own id for ever."""
     carried_out = Q(status__in=(OutboxStatus.DONE, OutboxStatus.FAILED), created_at__lt=_ago(OWN_DAYS))
     claims = Q(kind=OutboxKind.CLAIM, created_at__lt=_ago(CLAIM_DAYS)) & ~Q(key=f"{OutboxKind.CLAIM}:{DATABASE_ID}")
-    outbox = carried_out & ~Q(kind__in=(OutboxKind.CLAIM, OutboxKind.LEASE)) | claims
+    drafts = Q(kind=OutboxKind.DRAFT, created_at__lt=timezone.now() - DRAFT_LIFETIME)
+    outbox = carried_out & ~Q(kind__in=(OutboxKind.CLAIM, OutboxKind.LEASE)) | claims | drafts
     yield _Rows(kind="outbox", rows=OutboxEntry.objects.all(), due=outbox)
     silent = Q(applied_at__lt=DatabaseNow() - timedelta(days=OWN_DAYS))  # the database's clock on both sides
     yield _Rows(kind="worker", rows=WorkerBeat.objects.all(), due=silent)
