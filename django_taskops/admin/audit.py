@@ -1,6 +1,7 @@
 """Audit entries: who decided what, when and why."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
@@ -12,11 +13,23 @@ from django.utils.translation import gettext_lazy as _
 
 from ..capture.text import storable_id
 from ..models import AuditEntry, DeadLetter
-from . import display
+from . import display, payload
 from .base import ReadOnlyAdmin
 from .facts import Fact
 from .filters import ActionFilter, DecidedFilter
 from .search import AnyCase, ids_in
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
+
+CALL = frozenset({"args", "kwargs"})
+DETAILS: Mapping[str, "StrOrPromise"] = {
+    "generation": _("Generation"),
+    "attempts": _("Attempts, at most"),
+    "queue": _("Queue"),
+    "countdown": _("Countdown, in seconds"),
+    "force": _("By force"),
+}
 
 
 @admin.register(AuditEntry)
@@ -45,9 +58,10 @@ class AuditEntryAdmin(ReadOnlyAdmin):
             Fact(label=_("Outcome"), value=row.outcome),
             Fact(label=_("Dead letter"), value=display.link(letter, letter, self.admin_site.name) if letter else ""),
             Fact(label=_("Task id"), value=row.task_id),
-            Fact(label=_("Details"), value=display.code(row.details) if row.details else ""),
+            *_details(row),
         ]
-        return {"entry": row, "facts": [fact for fact in facts if fact.value]}
+        shown = {"entry": row, "facts": [fact for fact in facts if fact.value]}
+        return {**shown, **_edited_call(request, row, letter)}
 
     @admin.display(description=_("action"))
     def what(self, entry: AuditEntry) -> str:
@@ -72,6 +86,29 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     @admin.display(description=_("outcome"))
     def result(self, entry: AuditEntry) -> SafeString | str:
         return display.shortened(entry.outcome, 80)
+
+
+def _details(entry: AuditEntry) -> Iterator[Fact]:
+    """What the decision said besides who and why; arguments have a place of their own."""
+    others = entry.details
+    if isinstance(others, dict):
+        others = {name: value for name, value in others.items() if name not in CALL}
+        for name in [name for name in DETAILS if name in others]:
+            value = others.pop(name)
+            yield Fact(label=DETAILS[name], value=_("yes") if value is True else str(value))
+    yield Fact(label=_("Details"), value=display.code(others) if others else "")
+
+
+def _edited_call(request: HttpRequest, entry: AuditEntry, letter: DeadLetter | None) -> dict[str, Any]:
+    """The arguments that somebody has put in the place of the original ones, for those who may see any."""
+    details = entry.details if isinstance(entry.details, dict) else {}
+    if not CALL & set(details):
+        return {"edited": False}
+    if not payload.may_view(request):
+        return {"edited": True, "may_view_payload": False}
+    name = letter.task_name if letter else ""
+    call = display.call_as_code(name, details.get("args"), details.get("kwargs"))
+    return {"edited": True, "may_view_payload": True, "call": call}
 
 
 def _letter(request: HttpRequest, entry: AuditEntry) -> DeadLetter | None:

@@ -1,6 +1,7 @@
 """How a person decides on dead letters: choose, review what will happen and say why, then send the form."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -13,14 +14,19 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.translation import gettext
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from ..recovery.decide import Decided, person
+from ..recovery.intents import Order
+from ..recovery.message import Changes
 from . import payload
 from .base import ReadOnlyAdmin
-from .bulk import MAX_LETTERS, carry_out, pinned, review
+from .bulk import MAX_LETTERS, carry_out, review
+from .forms import EACH, WhyForm
+from .pins import as_text, chosen_in, pinned
 from .report import sentences
-from .verbs import DISCARD, REQUEUE, RESTORE, VERBS, Verb, WhyForm
+from .verbs import DISCARD, REQUEUE, RESTORE, VERBS, Verb
 
 LISTED = 20
 RUN_COLUMNS_NOT_REVIEWED = ("args", "kwargs", "result", "progress", "exception_message", "traceback")
@@ -31,6 +37,7 @@ class DecidingAdmin(ReadOnlyAdmin):
 
     actions = ("requeue", "discard", "restore")
     max_letters: ClassVar[int] = MAX_LETTERS
+    max_pinned: ClassVar[int] = MAX_LETTERS
 
     def has_requeue_permission(self, request: HttpRequest) -> bool:
         return REQUEUE.allows(request)
@@ -69,88 +76,99 @@ class DecidingAdmin(ReadOnlyAdmin):
 
     def _view(self, verb: Verb) -> Any:
         """Outside ATOMIC_REQUESTS, on each database: what a requeue has sent can't be rolled back."""
-        view: Any = self.admin_site.admin_view(partial(self.decide_view, verb))
-        for alias in connections:
-            view = transaction.non_atomic_requests(using=alias)(view)
-        return view
+        return outside_transactions(self.admin_site.admin_view(partial(self.decide_view, verb)))
 
     def decide_view(self, verb: Verb, request: HttpRequest) -> HttpResponse:
         """GET asks, POST carries out, on the letters named in the request, whatever the lists show by now."""
         if not verb.allows(request):
             raise PermissionDenied
         posted = request.method == "POST"
-        form = WhyForm(verb, request.POST if posted else None)
-        chosen = pinned((request.POST if posted else request.GET).getlist("letter"))
+        form = verb.form(request.POST if posted else None, needs_why=verb.needs_why)
+        chosen = chosen_in(request)
         if not self._countable(request, len(chosen)):
             return self._back(request)
         if not form.is_valid():
-            return self._confirm(verb, request, chosen, form)
-        self._carry_out(verb, request, chosen, form.cleaned_data["why"])
-        return self._back(request)
+            return self.confirm(verb, request, chosen, form)
+        return self.carry_out(verb, request, chosen, form.cleaned_data)
 
     def _confirm_ticked(self, verb: Verb, request: HttpRequest) -> HttpResponse | None:
         """Takes the boxes that were ticked, not the queryset: what has changed since then is reported, not dropped."""
-        if request.POST.get("select_across") == "1":
-            self._say_too_many(request)
-            return None
-        chosen = pinned(request.POST.getlist(ACTION_CHECKBOX_NAME))
+        across = request.POST.get("select_across") == "1"
+        chosen = self.pinned_across(request) if across else pinned(request.POST.getlist(ACTION_CHECKBOX_NAME))
         if not self._countable(request, len(chosen)):
             return None
-        return self._confirm(verb, request, chosen, WhyForm(verb))
+        return self.confirm(verb, request, chosen, verb.form(needs_why=verb.needs_why))
 
     def _countable(self, request: HttpRequest, count: int) -> bool:
-        if count > self.max_letters:
-            self._say_too_many(request)
+        if count > self.max_pinned:
+            text = gettext("Choose at most %(max)s dead letters at a time. Nothing was changed.")
+            self.message_user(request, text % {"max": f"{self.max_pinned:,}"}, messages.WARNING)
         elif not count:
             self.message_user(request, gettext("No dead letter was chosen. Nothing was changed."), messages.WARNING)
-        return 0 < count <= self.max_letters
+        return 0 < count <= self.max_pinned
 
-    def _say_too_many(self, request: HttpRequest) -> None:
-        text = gettext("Choose at most %(max)d dead letters at a time. Nothing was changed.") % {
-            "max": self.max_letters
-        }
-        self.message_user(request, text, messages.WARNING)
+    def pinned_across(self, request: HttpRequest) -> list[int]:
+        """The letters that the list shows on all its pages."""
+        raise NotImplementedError
 
-    def _confirm(self, verb: Verb, request: HttpRequest, chosen: Sequence[int], form: WhyForm) -> HttpResponse:
+    def confirm(self, verb: Verb, request: HttpRequest, chosen: Sequence[int], form: WhyForm) -> HttpResponse:
         with_calls = payload.may_view(request)
         found = review(verb, self._reviewed(request, chosen), chosen, with_calls=with_calls)
-        site = self.admin_site
-        request.current_app = site.name
-        address = reverse(f"admin:taskops_deadletter_{verb.name}", current_app=site.name)
         context = {
-            **site.each_context(request),
-            "title": verb.title,
-            "opts": self.opts,
-            "verb": verb,
+            **self.confirmation(verb, request, form),
             "review": found,
             "will": verb.will % {"count": found.ready},
             "chosen": chosen,
             "listed": found.rows[:LISTED],
             "unlisted": found.rows[LISTED:],
+            "forceable": as_text(found.forceable),
+            "force_label": _force_label(len(found.forceable)),
+        }
+        return TemplateResponse(request, "admin/taskops/deadletter/decide.html", context)
+
+    def confirmation(self, verb: Verb, request: HttpRequest, form: WhyForm) -> dict[str, Any]:
+        """What each page shows that asks for a confirmation."""
+        site = self.admin_site
+        request.current_app = site.name
+        address = reverse(f"admin:taskops_deadletter_{verb.name}", current_app=site.name)
+        return {
+            **site.each_context(request),
+            "title": verb.title,
+            "opts": self.opts,
+            "verb": verb,
             "form": form,
             "address": self._keeping_filters(request, address),
             "way_back": self._way_back(request),
             "back": _asked_back(request),
         }
-        return TemplateResponse(request, "admin/taskops/deadletter/decide.html", context)
 
-    def _letters(self, request: HttpRequest, chosen: Sequence[int]) -> QuerySet[Any]:
+    def letters(self, request: HttpRequest, chosen: Sequence[int]) -> QuerySet[Any]:
         return self.get_queryset(request).filter(pk__in=chosen).order_by("pk")
 
     def _reviewed(self, request: HttpRequest, chosen: Sequence[int]) -> QuerySet[Any]:
         """With their runs, without what may be large of these and no review shows."""
         large = (f"run__{column}" for column in RUN_COLUMNS_NOT_REVIEWED)
-        letters = self._letters(request, chosen).select_related("run").defer(*large)
+        letters = self.letters(request, chosen).select_related("run").defer(*large)
         return payload.with_calls_of_runs(letters) if payload.may_view(request) else letters
 
-    def _carry_out(self, verb: Verb, request: HttpRequest, chosen: Sequence[int], why: str) -> None:
-        said = f"{verb.label}: {why}" if why else str(verb.label)
-        found = self._letters(request, chosen)
-        outcome = carry_out(verb, found, request.user, why, partial(self.log_change, request, message=said))
-        first, *others = sentences(verb, outcome, len(chosen))
-        self.message_user(request, first, messages.WARNING if others else messages.SUCCESS)
-        for line in others:
-            self.message_user(request, line, messages.WARNING)
+    def carry_out(
+        self, verb: Verb, request: HttpRequest, chosen: Sequence[int], wanted: Mapping[str, Any]
+    ) -> HttpResponse:
+        said = f"{verb.label}: {wanted['why']}" if wanted["why"] else str(verb.label)
+        letters = {letter.pk: letter for letter in self.letters(request, chosen).defer("envelope")}
+
+        def log(pk: int) -> None:
+            self.log_change(request, letters[pk], said)
+
+        missing = [pk for pk in chosen if pk not in letters]
+        outcome = carry_out(verb, orders(list(letters), request.user, wanted), missing, log)
+        self.say(request, list(sentences(verb, outcome)))
+        return self._back(request)
+
+    def say(self, request: HttpRequest, report: Sequence[str]) -> None:
+        """One sentence alone is good news."""
+        for line in report:
+            self.message_user(request, line, messages.WARNING if len(report) > 1 else messages.SUCCESS)
 
     def _back(self, request: HttpRequest) -> HttpResponse:
         return HttpResponseRedirect(self._way_back(request))
@@ -167,6 +185,31 @@ class DecidingAdmin(ReadOnlyAdmin):
     def _keeping_filters(self, request: HttpRequest, address: str) -> str:
         kept: dict[str, Any] = {"preserved_filters": self.get_preserved_filters(request), "opts": self.opts}
         return add_preserved_filters(kept, address)
+
+
+def outside_transactions(view: Any) -> Any:
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
+
+
+def orders(letters: Sequence[int], user: Any, wanted: Mapping[str, Any]) -> list[tuple[Sequence[int], Order]]:
+    """What was asked for; of a requeue by force, only for those letters that were shown beside its box."""
+    changes = Changes.checked(attempts=wanted.get("attempts", "fresh"))
+    order = Order(changes=changes, decided=Decided(person(user), wanted["why"]))
+    force = wanted.get("force", frozenset())
+    forced = [pk for pk in letters if force == EACH or pk in force]
+    others = [pk for pk in letters if pk not in set(forced)]
+    return [(others, order), (forced, replace(order, force=True))]
+
+
+def _force_label(count: int) -> str:
+    text = ngettext(
+        "Force it: send %(count)d refused task all the same",
+        "Force them: send %(count)d refused tasks all the same",
+        count,
+    )
+    return text % {"count": count}
 
 
 def _asked_back(request: HttpRequest) -> int | None:

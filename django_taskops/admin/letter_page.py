@@ -15,7 +15,7 @@ from ..recovery.preflight import envelope_refusal
 from ..states import LetterStatus, TaskState
 from . import display, parked, payload, run_page
 from .facts import Fact
-from .verbs import REQUEUE, VERBS, Verb
+from .verbs import REQUEUE, VERBS, Refusal, Verb
 
 RERUN = {
     TaskState.PENDING: gettext_lazy("Its re-run waits for a worker."),
@@ -30,11 +30,12 @@ RERUN = {
 }
 
 
-def context(request: HttpRequest, letter: DeadLetter, site: str) -> dict[str, Any]:
+def context(request: HttpRequest, letter: DeadLetter, site: str, *, may_edit: bool) -> dict[str, Any]:
     run: TaskRun = letter.run
     rerun = _rerun(letter, run)
     refusal = envelope_refusal(letter)
-    refused = {verb: verb.refusals([letter]).get(letter.pk, "") for verb in VERBS}
+    refused = {verb: verb.refusals([letter]).get(letter.pk) for verb in VERBS}
+    possible = [verb for verb, why in refused.items() if why is None or why.is_a_matter_of_judgement]
     return {
         "letter": letter,
         "run": run,
@@ -43,17 +44,24 @@ def context(request: HttpRequest, letter: DeadLetter, site: str) -> dict[str, An
         "now": _now(letter, rerun),
         "facts": _facts(letter, run, rerun, site),
         "death": death(letter, run),
-        "verbs": [(verb, _address(verb, letter, site)) for verb in VERBS if verb.allows(request) and not refused[verb]],
+        "verbs": [(verb, _address(verb, letter, site)) for verb in possible if verb.allows(request)],
+        "editor": _editor(letter, site) if may_edit and REQUEUE in possible else "",
+        "doubt": _doubt(refused[REQUEUE]),
         "history": _history(letter),
         "audit": run_page.audit_entries(
             request, Q(task_id=letter.task_id, object_type="dead_letter", object_id=str(letter.pk))
         ),
         "not_rerunnable": refusal.detail if refusal and letter.status == LetterStatus.OPEN else "",
         "parked": parked.remarks(letter),
-        "notes": [] if refused[REQUEUE] else REQUEUE.notes(letter),
+        "notes": REQUEUE.notes(letter) if REQUEUE in possible else [],
         "is_another_send": not payload.is_of(letter, run.described),
         **payload.context(request, run),
     }
+
+
+def _doubt(refused: Refusal | None) -> str:
+    """Why a requeue is refused unless somebody insists."""
+    return refused.sentence if refused and refused.is_a_matter_of_judgement else ""
 
 
 def _rerun(letter: DeadLetter, run: TaskRun) -> TaskRun | None:
@@ -110,6 +118,10 @@ def death(letter: DeadLetter, run: TaskRun) -> TaskRun | TaskAttempt | None:
 def _address(verb: Verb, letter: DeadLetter, site: str) -> str:
     address = reverse(f"admin:taskops_deadletter_{verb.name}", current_app=site)
     return f"{address}?letter={letter.pk}&back={letter.pk}"
+
+
+def _editor(letter: DeadLetter, site: str) -> str:
+    return reverse("admin:taskops_deadletter_edit", args=[letter.pk], current_app=site)
 
 
 def _history(letter: DeadLetter) -> list[dict[str, Any]]:

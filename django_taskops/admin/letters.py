@@ -13,15 +13,15 @@ from ..models import DeadLetter
 from ..recovery import parking
 from ..states import LetterStatus
 from . import display, letter_page, payload
-from .deciding import DecidingAdmin
 from .filters import DiedFilter, LetterReasonFilter, StatusFilter, TaskFilter
+from .handing_over import HandingOverAdmin
 from .search import search
 
 HAS_ENVELOPE = ExpressionWrapper(Q(envelope__isnull=False), output_field=BooleanField())
 
 
 @admin.register(DeadLetter)
-class DeadLetterAdmin(DecidingAdmin):
+class DeadLetterAdmin(HandingOverAdmin):
     empty_text = _("No dead letters. Nothing waits for you.")
     list_deferred = ("envelope",)
     list_display = ("task", "why_it_died", "died", "state")
@@ -48,7 +48,7 @@ class DeadLetterAdmin(DecidingAdmin):
         return payload.with_calls_of_runs(letters) if payload.may_view(request) else letters
 
     def page(self, request: HttpRequest, row: DeadLetter) -> dict[str, Any]:
-        return letter_page.context(request, row, self.admin_site.name)
+        return letter_page.context(request, row, self.admin_site.name, may_edit=self.has_edit_permission(request))
 
     @admin.display(description=_("task"))
     def task(self, letter: DeadLetter) -> SafeString:

@@ -1,6 +1,7 @@
 """Requeue, discard and restore: asked for on the list or the page, reviewed, then carried out one by one."""
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -12,12 +13,12 @@ from django.test import Client
 from django.urls import resolve, reverse
 from pytest_django import Settings
 
-from django_taskops import recovery
-from django_taskops.admin import DeadLetterAdmin, bulk, verbs
-from django_taskops.exceptions import NotRequeueable
+from django_taskops.admin import DeadLetterAdmin
+from django_taskops.exceptions import AlreadyTaken, NotRequeueable, TaskOpsError
 from django_taskops.models import AuditAction, AuditEntry, DeadLetter, TaskRun
-from django_taskops.recovery import Decision
-from django_taskops.states import LetterStatus
+from django_taskops.recovery import Decision, decide, intents, many, workers
+from django_taskops.recovery.broker import Publisher, Unreachable
+from django_taskops.recovery.intents import Order
 from tests.admin.conftest import LogIn
 from tests.admin.pages import Page, content
 from tests.factories import DeadLetterFactory
@@ -142,25 +143,20 @@ def test_one_refusal_never_stops_the_rest(desk: Client, queue: BrokerQueue) -> N
     assert statuses(*letters) == ["requeued", "open", "resolved", "open", "requeued"]
 
 
-def test_an_error_that_nobody_expected_never_stops_the_rest(database: str) -> None:
-    def break_for_the_first(letter: DeadLetter, by: Any, why: str) -> Decision:
+def test_an_error_that_nobody_expected_never_stops_the_rest(desk: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_for_the_first(letter: DeadLetter, *args: Any, **facts: Any) -> None:
         if letter.pk == letters[0].pk:
             raise OperationalError("the database went away <b>")
-        return discard(letter, by, why)
+        take(letter, *args, **facts)
 
-    logged: list[DeadLetter] = []
     letters = [DeadLetterFactory(), DeadLetterFactory()]
-    discard = verbs.DISCARD.carry_out
-    outcome = bulk.carry_out(
-        replace(verbs.DISCARD, carry_out=break_for_the_first),
-        letters,
-        None,
-        "why",
-        logged.append,
-    )
+    take = decide.take
+    monkeypatch.setattr(decide, "take", break_for_the_first)
+    lines = said(send(desk, "discard", letters))
 
-    assert outcome.done == logged == [letters[1]]
-    assert "the database went away" in outcome.reasons(bulk.Verdict.REFUSED)[0][0]
+    assert lines[0] == "1 dead letter was discarded. 1 was not."
+    assert "the database went away" in lines[1]
+    assert statuses(*letters) == ["open", "discarded"]
 
 
 def test_a_log_entry_that_can_not_be_written_stops_nothing(
@@ -177,18 +173,20 @@ def test_a_log_entry_that_can_not_be_written_stops_nothing(
     assert caplog.text.count("log entry for dead letter") == 2
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, *errors: Exception | None) -> list[DeadLetter]:
-    """Requeues that end like this one after the other, None as Decision; the letters that were tried, as they come."""
-    tried: list[DeadLetter] = []
+def failing(monkeypatch: pytest.MonkeyPatch, *errors: Exception | None) -> list[int]:
+    """Requeues that end like this one after the other, None as Decision; an error that is not of ours ends a batch.
+    The letters that were tried, as they come."""
+    tried: list[int] = []
 
-    def requeue(letter: DeadLetter, **options: Any) -> Decision:
-        error = errors[len(tried)]
-        tried.append(letter)
-        if error is not None:
-            raise error
-        return decided(letter, "sent")
+    def requeue_each(letters: Sequence[int], order: Order) -> Iterator[tuple[int, Decision | Exception]]:
+        for pk in letters:
+            error = errors[len(tried)]
+            tried.append(pk)
+            if error is not None and not isinstance(error, TaskOpsError):
+                raise error
+            yield pk, error or decided(DeadLetter.objects.get(pk=pk), "sent")
 
-    monkeypatch.setattr(recovery, "requeue", requeue)
+    monkeypatch.setattr(many, "requeue_each", requeue_each)
     return tried
 
 
@@ -202,37 +200,147 @@ def decided(letter: DeadLetter, outcome: str) -> Decision:
     )
 
 
-def test_a_bulk_ends_where_the_broker_is_down(desk: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = failing(monkeypatch, None, NotRequeueable("not_sent", "the broker did not take the message"))
-    letters = DeadLetterFactory.create_batch(5)
+def test_a_bulk_ends_where_the_broker_is_down(
+    desk: Client, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(self: Publisher, app: Any) -> Any:
+        self._unreachable[app] = "OSError('refused')"
+        raise Unreachable(self._unreachable[app])
 
-    assert said(send(desk, "requeue", letters)) == [
-        "1 dead letter was requeued. 4 were not.",
-        "1 was skipped: the broker did not take the message",
-        "3 were not tried, because the broker is not reachable.",
-    ]
-    assert tried == letters[:2]
+    letters = DeadLetterFactory.create_batch(3)
+    monkeypatch.setattr(Publisher, "_line", cut)
+    monkeypatch.setattr(import_module("django_taskops.recovery.requeue"), "BATCH", 1)
+    lines = said(send(desk, "requeue", letters))
+
+    assert lines[0] == "0 dead letters were requeued. 3 were not."
+    assert lines[1].startswith("1 was skipped: the broker did not take the message")
+    assert lines[2] == "2 were not tried, because the broker is not reachable."
+    assert statuses(*letters) == ["open"] * 3
 
 
 def test_what_may_have_been_sent_is_not_called_refused(desk: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = OperationalError("the database went away")
-    failing(monkeypatch, NotRequeueable("not_confirmed", "the broker did not answer"), lost, None)
-    lines = said(send(desk, "requeue", DeadLetterFactory.create_batch(3)))
+    tried = failing(monkeypatch, NotRequeueable("not_confirmed", "the broker did not answer"), lost, lost, None)
+    letters = DeadLetterFactory.create_batch(3)
+    lines = said(send(desk, "requeue", letters))
 
     assert lines == [
         "1 dead letter was requeued. 2 are not confirmed.",
         "1 is not confirmed, it may have been sent: the broker did not answer",
         f"1 is not confirmed, it may have been sent: unexpected: {lost!r}; the log has more",
     ]
+    assert tried == [letters[0].pk, letters[1].pk, letters[1].pk, letters[2].pk]
 
 
-def test_what_was_sent_without_a_note_counts_as_requeued(desk: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "requeue", lambda letter, **_options: decided(letter, "sent, not confirmed"))
+def test_a_letter_that_a_failed_batch_has_taken_is_not_called_somebody_elses(
+    desk: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = OperationalError("the database went away")
+    failing(monkeypatch, lost, AlreadyTaken("x", "open", "requeued"), None)
+
+    assert said(send(desk, "requeue", DeadLetterFactory.create_batch(2)))[1:] == [
+        f"1 is not confirmed, it may have been sent: unexpected: {lost!r}; the log has more"
+    ]
+
+
+def test_what_was_sent_without_a_note_counts_as_requeued(
+    desk: Client, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intents, "confirm", lambda *_told: "sent, not confirmed")
 
     assert said(send(desk, "requeue", [DeadLetterFactory()])) == [
         "1 dead letter was requeued.",
         "1 of them was sent, but the database did not take the note of it.",
     ]
+
+
+def test_a_requeue_gives_the_attempts_that_were_chosen(desk: Client, queue: BrokerQueue) -> None:
+    once, three, fresh, silent = DeadLetterFactory.create_batch(4)
+    send(desk, "requeue", [once], attempts="once", starts="")
+    send(desk, "requeue", [three], attempts="count", starts="3")
+    send(desk, "requeue", [fresh], attempts="fresh")
+    send(desk, "requeue", [silent])
+
+    granted = {entry.object_id: entry.details.get("attempts") for entry in AuditEntry.objects.all()}
+    assert granted == {str(once.pk): 1, str(three.pk): 3, str(fresh.pk): None, str(silent.pk): None}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"attempts": "count"}, "Say how many attempts, from 1 up."),
+        ({"attempts": "count", "starts": "0"}, "greater than or equal to 1"),
+        ({"attempts": "count", "starts": "9" * 50}, "less than or equal to 10000"),
+        ({"attempts": "count", "starts": "<script>"}, "Enter a whole number."),
+        ({"attempts": "once", "starts": "3"}, "or leave the number empty"),
+        ({"attempts": "<script>"}, "is not one of the available choices"),
+        ({"force": "1\x00"}, "Null characters are not allowed."),
+    ],
+)
+def test_what_can_not_be_meant_is_asked_again(desk: Client, given: dict[str, str], says: str) -> None:
+    letter = DeadLetterFactory()
+    response = send(desk, "requeue", [letter], **given)
+
+    assert says in Page(response).text
+    assert "<script>" not in content(response).split("<main", 1)[1]
+    assert statuses(letter) == ["open"]
+
+
+def test_what_was_chosen_is_still_chosen_when_it_is_asked_again(desk: Client) -> None:
+    page = Page(send(desk, "requeue", [DeadLetterFactory()], attempts="count", starts="0"))
+    (checked,) = [attrs for attrs in page.all("input") if attrs.get("type") == "radio" and "checked" in attrs]
+
+    assert checked["value"] == "count"
+
+
+def test_what_is_refused_by_judgement_is_sent_by_force_alone(
+    desk: Client, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _only_registered(monkeypatch, "shop.tasks.price")
+    well, unknown = DeadLetterFactory(), DeadLetterFactory(run__task_name="shop.tasks.gone")
+    hopeless = DeadLetterFactory(run__task_name="shop.tasks.gone", without_envelope=True)
+    letters = [well, unknown, hopeless]
+    page = Page(ask(desk, "requeue", letters))
+
+    assert "1 will be skipped unless you force it: no live worker has registered the task." in page.text
+    assert "Force it: send 1 refused task all the same" in page.text
+    (box,) = [attrs for attrs in page.all("input") if attrs.get("name") == "force"]
+    assert box["value"] == str(unknown.pk)
+    assert "checked" not in box
+
+    send(desk, "requeue", letters)
+    assert statuses(*letters) == ["requeued", "open", "open"]
+    lines = said(send(desk, "requeue", [unknown, hopeless], force=box["value"]))
+    assert lines[0] == "1 dead letter was requeued. 1 was not."
+    assert statuses(*letters) == ["requeued", "requeued", "open"]
+    forced = AuditEntry.objects.filter(details__force=True)
+    assert [entry.object_id for entry in forced] == [str(unknown.pk)]
+
+
+def test_what_was_not_shown_as_refused_is_not_forced(
+    desk: Client, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is refused when the page is made, the other only by the time that the form comes."""
+    _only_registered(monkeypatch)
+    shown, other = DeadLetterFactory(), DeadLetterFactory()
+    send(desk, "requeue", [shown, other], force=str(shown.pk))
+
+    assert statuses(shown, other) == ["requeued", "open"]
+
+
+def test_a_letter_that_is_refused_by_judgement_can_still_be_asked_for(
+    desk: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _only_registered(monkeypatch)
+    letter = DeadLetterFactory()
+    page = Page(desk.get(reverse("admin:taskops_deadletter_change", args=[letter.pk])))
+
+    assert "A requeue is refused unless you force it: no live worker has registered" in page.text
+    assert any(link.startswith(address("requeue")) for link in page.links())
+
+
+def _only_registered(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(workers, "registered_by_all", lambda: frozenset(names))
 
 
 def test_letters_of_the_same_task_are_told_apart(desk: Client) -> None:
@@ -317,18 +425,6 @@ def test_a_choice_of_nothing_changes_nothing(desk: Client, given: list[str]) -> 
     ):
         assert response.status_code == 200
         assert said(response) == ["No dead letter was chosen. Nothing was changed."]
-
-
-def test_more_than_a_hundred_at_once_are_refused(desk: Client) -> None:
-    first = DeadLetterFactory()
-    letters = [DeadLetterFactory(run=first.run, generation=number) for number in range(1, 101)]
-    too_many = ["Choose at most 100 dead letters at a time. Nothing was changed."]
-
-    assert said(desk.get(ask(desk, "discard", [first, *letters])["Location"])) == too_many
-    assert said(desk.get(ask(desk, "discard", letters, select_across="1")["Location"])) == too_many
-    assert said(send(desk, "discard", [first, *letters])) == too_many
-    assert not DeadLetter.objects.exclude(status=LetterStatus.OPEN).exists()
-    assert said(send(desk, "discard", letters)) == ["100 dead letters were discarded."]
 
 
 def test_what_was_ticked_counts_whatever_the_list_shows_by_now(desk: Client) -> None:
