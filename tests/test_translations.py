@@ -165,6 +165,8 @@ def test_no_page_falls_back_to_english(reader: Client, entries: list[Entry], use
         *(reverse(f"admin:taskops_{model}_change", args=[row.pk]) for model, row in rows),
         *(reverse(f"admin:taskops_deadletter_{verb}") + f"?letter={letter.pk}" for verb in ("requeue", "discard")),
         reverse("admin:taskops_deadletter_restore") + f"?letter={letter.pk}",
+        reverse("admin:taskops_deadletter_edit", args=[letter.pk]),
+        reverse("admin:taskops_deadletter_runs"),
         reverse("admin:index"),
     ]
     for address in addresses:

@@ -95,8 +95,14 @@ def _details(entry: AuditEntry) -> Iterator[Fact]:
         others = {name: value for name, value in others.items() if name not in CALL}
         for name in [name for name in DETAILS if name in others]:
             value = others.pop(name)
-            yield Fact(label=DETAILS[name], value=_("yes") if value is True else str(value))
+            yield Fact(label=DETAILS[name], value=_option(value))
     yield Fact(label=_("Details"), value=display.code(others) if others else "")
+
+
+def _option(value: object) -> str:
+    if value is True:
+        return str(_("yes"))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _edited_call(request: HttpRequest, entry: AuditEntry, letter: DeadLetter | None) -> dict[str, Any]:

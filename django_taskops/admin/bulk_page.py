@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 from django.urls import reverse
@@ -17,14 +17,11 @@ from ..recovery.bulk import BulkRun, Reason
 from ..states import LetterStatus
 from . import display
 from .bulk import gone
-from .verbs import JUDGED
-
-if TYPE_CHECKING:
-    from django_stubs_ext import StrOrPromise
+from .verbs import JUDGED, Words
 
 SHOWN = 20
 
-REASONS: Mapping[str, "StrOrPromise"] = {
+REASONS: Mapping[str, Words] = {
     **JUDGED,
     "payload_too_large": gettext_lazy("not re-runnable: its payload was too large to be kept"),
     "envelope_missing": gettext_lazy("not re-runnable: there is no message of it"),

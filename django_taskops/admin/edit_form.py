@@ -51,8 +51,8 @@ class EditForm(AttemptsForm):
         self.edit: Edit | None = None
         self.changes: Changes | None = None
 
-    def clean(self) -> Mapping[str, Any]:
-        cleaned: dict[str, Any] = dict(super().clean())
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
         if cleaned.get("mark") != self._original.mark:
             raise forms.ValidationError(
                 _("What is hidden in this message has changed since the page was made. Begin again from the letter.")
@@ -67,7 +67,8 @@ class EditForm(AttemptsForm):
         """The arguments as they may be shown again: what was typed in the place of a secret is hidden."""
         if self.edit is None:
             return {}
-        return dict(zip(("args", "kwargs"), map(written, self.edit.shown), strict=True))
+        args, kwargs = self.edit.shown
+        return {"args": written(args), "kwargs": written(kwargs)}
 
     def _read(self, cleaned: Mapping[str, Any]) -> None:
         try:

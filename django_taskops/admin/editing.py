@@ -7,8 +7,10 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
+from django.views.decorators.debug import sensitive_post_parameters
 
 from ..exceptions import NotRequeueable
 from ..models import DeadLetter
@@ -33,6 +35,7 @@ class EditingAdmin(DecidingAdmin):
         view = outside_transactions(self.admin_site.admin_view(self.edit_view))
         return [path("<int:pk>/edit/", view, name="taskops_deadletter_edit"), *super().get_urls()]
 
+    @method_decorator(sensitive_post_parameters("args", "kwargs"))
     def edit_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """GET and `step=edit` show the editor, `step=review` what is different, `step=send` sends it."""
         if not self.has_edit_permission(request):

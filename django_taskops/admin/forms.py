@@ -1,6 +1,5 @@
 """What a person says with a decision: why, and of a requeue how many attempts, and what to send by force."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from django import forms
@@ -41,7 +40,7 @@ class AttemptsForm(WhyForm):
     )
     force = forms.CharField(required=False, max_length=200_000)
 
-    def clean(self) -> Mapping[str, Any]:
+    def clean(self) -> dict[str, Any]:
         """`attempts` as `recovery.requeue` wants it: a number is never taken for granted, nor left out in silence."""
         cleaned: dict[str, Any] = super().clean() or {}
         chosen, starts = cleaned.get("attempts") or "fresh", cleaned.get("starts")

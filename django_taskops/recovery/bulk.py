@@ -7,11 +7,11 @@ so that none is sent twice.
 
 import secrets
 import socket
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from os import getpid
+from time import monotonic
 from typing import Any
 
 from django.db.models import Q
@@ -105,11 +105,11 @@ def is_under_way() -> bool:
 
 def work_off() -> None:
     """Works on what was handed over, the oldest first, and begins no chunk after some five seconds."""
-    until = time.monotonic() + LONGEST_CALL_SECONDS
+    until = monotonic() + LONGEST_CALL_SECONDS
     now = timezone.now()
     due = OutboxEntry.objects.filter(kind=OutboxKind.MANY, status=OutboxStatus.PENDING, available_at__lte=now)
     for pk in due.filter(_free(now)).order_by("pk").values_list("pk", flat=True)[:20]:
-        if time.monotonic() < until and (entry := _claim(pk)) is not None:
+        if monotonic() < until and (entry := _claim(pk)) is not None:
             _work(entry, until)
 
 
@@ -133,7 +133,7 @@ def _claim(pk: int) -> OutboxEntry | None:
 def _work(entry: OutboxEntry, until: float) -> None:
     """Until all is done, somebody has stopped it, the broker is away, or the time is up."""
     crashed = entry.claimed_until is not None  # whoever ends a call in peace leaves no claim
-    while entry.payload["letters"] and time.monotonic() < until:
+    while entry.payload["letters"] and monotonic() < until:
         cut_off = _advance(entry, after_crash=crashed)
         crashed = False
         if cut_off:

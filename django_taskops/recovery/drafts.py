@@ -1,9 +1,11 @@
 """Secrets that a person has typed into an edited requeue, from the look at it until it is sent.
 
-They are in no page, no URL and no session. The database has them for an hour at most, as it has the message itself.
+They are in no page, no URL and no session. The database has them as it has the message itself, encrypted where that is,
+for an hour and until the next pass of retention.
 """
 
 import json
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from django.utils import timezone
 
+from ..capture.sealing import seal, unseal
 from ..events import JSON
+from ..exceptions import EnvelopeError
 from ..models import DeadLetter, OutboxEntry, OutboxKind, OutboxStatus
 from .decide import Person
 
@@ -28,7 +32,7 @@ def keep(letter: DeadLetter, by: Person, values: Sequence[JSON]) -> str:
     if not values:
         return ""
     key = f"{OutboxKind.DRAFT}:{letter.pk}:{token_urlsafe(24)}"
-    opaque = b64encode(json.dumps(values).encode()).decode()  # no database's JSON holds every text
+    opaque = b64encode(seal(json.dumps(values).encode())).decode()  # no database's JSON holds every text
     payload = {"user_id": by.user_id, "values": opaque}
     OutboxEntry.objects.create(kind=OutboxKind.DRAFT, key=key, status=OutboxStatus.DONE, payload=payload)
     return key
@@ -39,7 +43,10 @@ def find(key: str, letter: DeadLetter, by: Person) -> tuple[JSON, ...]:
     draft = _kept(key, letter).filter(created_at__gte=timezone.now() - LIFETIME).first()
     if draft is None or draft.payload.get("user_id") != by.user_id:
         return ()
-    return tuple(json.loads(b64decode(draft.payload["values"])))
+    try:
+        return tuple(json.loads(unseal(b64decode(draft.payload["values"]))))
+    except EnvelopeError:  # encrypted with a key that is gone: they are typed once more
+        return ()
 
 
 def forget(key: str, letter: DeadLetter) -> None:
@@ -47,6 +54,6 @@ def forget(key: str, letter: DeadLetter) -> None:
 
 
 def _kept(key: str, letter: DeadLetter) -> "QuerySet[OutboxEntry]":
-    if not key.startswith(f"{OutboxKind.DRAFT}:{letter.pk}:"):
-        key = ""
+    if not re.fullmatch(rf"{OutboxKind.DRAFT}:{letter.pk}:[\w-]{{1,100}}", key, re.ASCII):
+        return OutboxEntry.objects.none()
     return OutboxEntry.objects.filter(kind=OutboxKind.DRAFT, key=key)

@@ -42,7 +42,7 @@ class Original:
 
     args: list[JSON]
     kwargs: dict[str, JSON]
-    hidden: tuple[Hidden, ...]
+    hidden: tuple[Hidden, ...] = field(repr=False)
     masks: Masks = field(repr=False)
     known: bool
     odd_numbers: bool
@@ -112,8 +112,8 @@ def edited(original: Original, args: str, kwargs: str, added: Sequence[JSON] = (
 
 def difference(original: Original, edit: Edit) -> dict[str, list[str]]:
     """The lines of a unified diff for what is different, by "args" and "kwargs". Secrets are masked in both."""
-    before = {"args": original.args, "kwargs": original.kwargs}
-    after = dict(zip(before, edit.shown, strict=True))
+    before: dict[str, JSON] = {"args": original.args, "kwargs": original.kwargs}
+    after: dict[str, JSON] = dict(zip(before, edit.shown, strict=True))
     return {
         part: list(_diff(before[part], after[part]))
         for part in before

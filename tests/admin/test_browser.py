@@ -151,10 +151,37 @@ def _pages(browser: Chrome, live_server: LiveServer) -> list[str]:
     for page in lists:
         browser.get(page)
         details += [link.get_attribute("href") for link in browser.find_elements(By.CSS_SELECTOR, "#result_list a")[:1]]
-    return [*lists, f"{live_server.url}/admin/taskops/recorder/", *filter(None, details)]
+    edited = [page.replace("/change/", "/edit/") for page in filter(None, details) if "/deadletter/" in page]
+    others = [f"{live_server.url}/admin/taskops/{page}/" for page in ("recorder", "deadletter/runs")]
+    return [*lists, *others, *edited, *filter(None, details)]
 
 
 def _scrolls_sideways(browser: Chrome, page: str) -> bool:
     browser.get(page)
     script = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
     return bool(browser.execute_script(script))
+
+
+@pytest.mark.parametrize("database", ["default"], indirect=True)
+def test_somebody_mends_the_arguments_of_a_dead_letter_and_it_succeeds(
+    worker: Worker, browser: Chrome, live_server: LiveServer
+) -> None:
+    result = tasks.add.delay(2, "three")  # type: ignore[arg-type]
+    log_in(browser, live_server)
+    eventually(lambda: _at(browser, live_server, "deadletter/") and browser.find_elements(By.PARTIAL_LINK_TEXT, ".add"))
+    browser.find_element(By.PARTIAL_LINK_TEXT, ".add").click()
+    browser.find_element(By.CSS_SELECTOR, ".taskops-button--edit").click()
+    box = browser.find_element(By.NAME, "args")
+    box.clear()
+    box.send_keys("[2, 3")
+    browser.find_element(By.CSS_SELECTOR, "[value=review]").click()
+    eventually(lambda: "not JSON at line 1, column 6" in browser.page_source)
+    browser.find_element(By.NAME, "args").send_keys("]")
+    browser.find_element(By.CSS_SELECTOR, "[value=review]").click()
+    eventually(lambda: browser.find_elements(By.CSS_SELECTOR, ".taskops-diff ins"))
+    assert browser.find_element(By.CSS_SELECTOR, ".taskops-diff ins").text == "+ 3"
+    browser.find_element(By.CSS_SELECTOR, "[value=send]").click()
+    eventually(lambda: "1 dead letter was requeued." in browser.page_source)
+
+    assert result.get(timeout=30) == 5
+    assert _complaints(browser) == []

@@ -20,7 +20,8 @@ from kombu.utils import json as celery_json
 
 from django_taskops.capture.envelope import Envelope
 from django_taskops.models import AuditEntry, DeadLetter, OutboxEntry, OutboxKind
-from django_taskops.recovery import workers
+from django_taskops.recovery import drafts, workers
+from django_taskops.recovery.decide import Person
 from tests.admin.conftest import LogIn
 from tests.admin.pages import Page, content
 from tests.factories import DeadLetterFactory
@@ -203,6 +204,13 @@ def test_a_draft_is_its_authors_and_its_letters_alone(desk: Client, log_in: LogI
     OutboxEntry.objects.filter(kind=OutboxKind.DRAFT).update(created_at=timezone.now() - timedelta(hours=2))
     fields["mark"] = opened(desk, letter)["mark"]
     assert "stands for nothing" in wrong(desk.post(address(letter), {**fields, "step": "send"}))
+
+
+@pytest.mark.parametrize("key", ["draft:{pk}:\x00", "draft:{pk}:" + "x" * 400, "draft:{pk}:%", "requeue:1", "\ud83d"])
+def test_a_key_that_can_not_be_one_finds_nothing(desk: Client, key: str) -> None:
+    letter = a_letter()
+
+    assert drafts.find(key.format(pk=letter.pk), letter, Person("1", "li")) == ()
 
 
 def everywhere(client: Client, letter: DeadLetter) -> list[str]:

@@ -107,6 +107,8 @@ def pages(desk: Client, evil_journal: None) -> list[str]:
             for verb in ("requeue", "discard", "restore")
         ),
         reverse("admin:taskops_deadletter_history", args=[letter.pk]),
+        *(reverse("admin:taskops_deadletter_edit", args=[row.pk]) for row in (letter, twin)),
+        reverse("admin:taskops_deadletter_runs"),
     ]
     responses = [desk.get(address) for address in addresses]
     discarded = {"letter": [letter.pk, twin.pk], "why": EVIL}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -105,7 +106,7 @@ def test_a_call_ends_when_its_time_is_up_and_the_next_goes_on(
     handed_over(chosen)
     ticks = iter([0.0, 0.0, 0.0, 99.0, *[99.0] * 9])
     with monkeypatch.context() as patched:
-        patched.setattr(bulk.time, "monotonic", lambda: next(ticks))
+        patched.setattr("django_taskops.recovery.bulk.monotonic", lambda: next(ticks))
         bulk.work_off()
     assert (seen().done, seen().to_go, seen().at_work) == (2, 3, False)
     bulk.work_off()
@@ -197,7 +198,7 @@ def test_one_bad_letter_never_stops_the_rest(database: str, sent: list[str], mon
 
     chosen = [*letters(1), *letters(1, envelope=b"nonsense"), *letters(3)]
     handed_over(chosen)
-    requeue_each = many.requeue_each
+    requeue_each = import_module("django_taskops.recovery.requeue").requeue_each
     monkeypatch.setattr(many, "requeue_each", breaking)
     bulk.work_off()
 

@@ -33,7 +33,7 @@ MASKS = st.builds(Masks, secrets=st.just(SECRETS), parameters=PARAMETERS, all_se
 @given(MASKS, st.lists(VALUES, max_size=4), st.dictionaries(NAMES, VALUES, max_size=4))
 def test_what_is_hidden_comes_back_as_it_was(masks: Masks, args: list[Any], kwargs: dict[str, Any]) -> None:
     vault = Vault()
-    shown = [masks.args(args, vault), masks.kwargs(kwargs, vault)]
+    shown: list[Any] = [masks.args(args, vault), masks.kwargs(kwargs, vault)]
 
     assert canonical(reveal(shown, vault)) == canonical([args, kwargs])
     assert canonical(reveal(read(written(shown)), vault)) == canonical([args, kwargs])
@@ -42,7 +42,7 @@ def test_what_is_hidden_comes_back_as_it_was(masks: Masks, args: list[Any], kwar
 @given(MASKS, st.lists(VALUES, max_size=4), st.dictionaries(NAMES, VALUES, max_size=4))
 def test_what_was_not_touched_is_as_it_was_shown(masks: Masks, args: list[Any], kwargs: dict[str, Any]) -> None:
     vault = Vault()
-    shown = [masks.args(args, vault), masks.kwargs(kwargs, vault)]
+    shown: list[Any] = [masks.args(args, vault), masks.kwargs(kwargs, vault)]
     count = len(vault.hidden)
     again = [masks.args(shown[0], vault, known=True), masks.kwargs(shown[1], vault, known=True)]
 
