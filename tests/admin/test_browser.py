@@ -179,7 +179,7 @@ def test_somebody_mends_the_arguments_of_a_dead_letter_and_it_succeeds(
     browser.find_element(By.NAME, "args").send_keys("]")
     browser.find_element(By.CSS_SELECTOR, "[value=review]").click()
     eventually(lambda: browser.find_elements(By.CSS_SELECTOR, ".taskops-diff ins"))
-    assert browser.find_element(By.CSS_SELECTOR, ".taskops-diff ins").text == "+ 3"
+    assert browser.find_element(By.CSS_SELECTOR, ".taskops-diff ins").text == "+  3"
     browser.find_element(By.CSS_SELECTOR, "[value=send]").click()
     eventually(lambda: "1 dead letter was requeued." in browser.page_source)
 
