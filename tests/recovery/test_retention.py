@@ -189,11 +189,18 @@ def test_everything_that_refers_to_what_is_deleted_is_known_here() -> None:
 
 
 @pytest.mark.parametrize("status", [OutboxStatus.DONE, OutboxStatus.FAILED])
-@pytest.mark.parametrize("kind", sorted(set(OutboxKind) - {OutboxKind.CLAIM, OutboxKind.LEASE}))
+@pytest.mark.parametrize("kind", sorted(set(OutboxKind) - {OutboxKind.CLAIM, OutboxKind.LEASE, OutboxKind.DRAFT}))
 def test_what_was_carried_out_goes_after_a_week(database: str, kind: str, status: str) -> None:
     OutboxEntryFactory(kind=kind, status=status, created_at=ago(7.01))
     OutboxEntryFactory(kind=kind, status=status, created_at=ago(6.99))
     OutboxEntryFactory(kind=kind, created_at=ago(1000))
+
+    assert prune() == Pruned(outbox=1)
+
+
+def test_secrets_that_were_typed_and_not_sent_go_after_an_hour(database: str) -> None:
+    OutboxEntryFactory(kind=OutboxKind.DRAFT, status=OutboxStatus.DONE, created_at=ago(1.1 / 24))
+    OutboxEntryFactory(kind=OutboxKind.DRAFT, status=OutboxStatus.DONE, created_at=ago(0.9 / 24))
 
     assert prune() == Pruned(outbox=1)
 
