@@ -24,6 +24,7 @@ from .undelivered import Undelivered
 from .watch import Watch
 
 STOPPED_BEATS = 2
+TIMEOUTS_OF_A_LATE_HOST = 10
 MAX_BOOTS = 10_000
 SECONDS_BETWEEN_LOGS = 60.0
 
@@ -57,6 +58,7 @@ class Reaper:
         self._execute = execute
         self._clock = clock
         self._watch = Watch(own, conf.WORKER_TIMEOUT)
+        self._patience = TIMEOUTS_OF_A_LATE_HOST * conf.WORKER_TIMEOUT
         self._round: _Round | None = None
         self._due = self._name_at = 0.0
         self._logged = -SECONDS_BETWEEN_LOGS
@@ -102,10 +104,22 @@ class Reaper:
     def _judge(self, gone: frozenset[str]) -> list[Judgement]:
         beats = {row.boot_id: row for row in WorkerBeat.objects.defer("tasks")}
         alive = {boot: row for boot, row in beats.items() if row.stopped_at is None and not self._watch.is_silent(boot)}
-        late_hosts = {row.host for row in beats.values() if row.stopped_at is None and is_late(row)}
+        late_hosts = self._late_hosts(beats, alive)
         lost = {boot for boot in gone if boot not in beats or beats[boot].host not in late_hosts}
         judgements = self._of_the_silent(self._lost.judge(lost, beats), beats)
         return [*judgements, *self._ended.judge(alive), *self._of_undelivered(list(alive.values()))]
+
+    def _late_hosts(self, beats: Mapping[str, WorkerBeat], alive: Mapping[str, WorkerBeat]) -> set[str]:
+        """Those on whose spool nothing certain is known, as who lives there says; where nobody does, the last words of
+        the silent count for a while. What a dead worker said of the spool would hold for ever, and so would its runs.
+        """
+        speaking = {row.host for row in alive.values()}
+        last_words = [
+            row
+            for boot, row in beats.items()
+            if row.stopped_at is None and row.host not in speaking and self._watch.silence(boot) < self._patience
+        ]
+        return {row.host for row in (*alive.values(), *last_words) if is_late(row)}
 
     def _of_the_silent(self, judgements: Sequence[Judgement], beats: Mapping[str, WorkerBeat]) -> list[Judgement]:
         """Without those on workers that answer: their beats are stuck somewhere, and so may be the ends they tell."""

@@ -117,6 +117,28 @@ def test_a_host_whose_spool_is_late_proves_nothing(world: World) -> None:
     assert fate(run) == ("FAILURE", "worker_lost")
 
 
+def test_the_last_words_of_a_dead_worker_about_its_spool_do_not_hold_where_somebody_lives(world: World) -> None:
+    world.beat(WORKER.boot_id, host="shared", details={"lag_seconds": 900})
+    successor = world.beat("successor", host="shared", details={"lag_seconds": 900})
+    run = started()
+    world.silent.add(WORKER.boot_id)
+    world.go_on(300)
+    assert fate(run) == ("STARTED", "")
+    WorkerBeat.objects.filter(pk=successor.pk).update(details={"lag_seconds": 0})
+    world.go_on(30)
+    assert fate(run) == ("FAILURE", "worker_lost")
+
+
+def test_a_host_that_never_comes_back_is_given_up_though_its_spool_was_late(world: World) -> None:
+    world.beat(WORKER.boot_id, details={"lag_seconds": 900})
+    run = started()
+    world.silent.add(WORKER.boot_id)
+    world.go_on(9 * TIMEOUT)
+    assert fate(run) == ("STARTED", "")
+    world.go_on(2 * TIMEOUT)
+    assert fate(run) == ("FAILURE", "worker_lost")
+
+
 def test_what_is_put_back_by_itself_has_a_letter_even_if_its_task_wants_none(world: World) -> None:
     run = started(idempotent.name)
     world.go_on(200)
