@@ -44,6 +44,7 @@ def _serve_in_workers() -> None:
         (signals.worker_ready, "pulse.start", pulse.start),
         (signals.worker_ready, "keeper.start", keeper.start),
         (signals.worker_ready, "housekeeper.start", housekeeper.start),
+        (signals.worker_process_init, "prepare", journal.prepare),
         (signals.worker_process_shutdown, "flush", journal.flush),
         (signals.worker_shutdown, "pulse.stop", pulse.stop),
         (signals.worker_shutdown, "keeper.stop", keeper.stop),

@@ -18,6 +18,9 @@ class BrokenJournal:
     def deferring(self) -> bool:
         _raise()
 
+    def prepare(self) -> None:
+        _raise()
+
     def flush(self, **signal: object) -> None:
         _raise()
 

@@ -80,6 +80,11 @@ def expect_collector(**_signal: object) -> None:
     _choice().expect_collector()
 
 
+def prepare(**_signal: object) -> None:
+    """In a process that is about to run tasks: connects, so that none of them waits for that."""
+    current().prepare()
+
+
 def flush(**_signal: object) -> None:
     """Waits a moment for what is under way, in a process that ends."""
     _choice().flush()

@@ -22,6 +22,9 @@ class Journal(Protocol):
     def deferring(self) -> bool:
         """True where an event appended now may still get lost: by the caller's rollback, or with this process."""
 
+    def prepare(self) -> None:
+        """Connects where that takes time, in a process that is about to run tasks, so that none of them waits."""
+
     def flush(self, **_signal: object) -> None:
         """Waits a moment for what is under way, in a process that ends. Never raises."""
 

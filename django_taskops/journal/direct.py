@@ -63,6 +63,9 @@ class DirectJournal:
     def deferring(self) -> bool:
         return _in_event_loop() or time.monotonic() < self._paused_until or self._writer.in_transaction()
 
+    def prepare(self) -> None:
+        """Django connects at the first write."""
+
     def flush(self, **_signal: object) -> None:
         """Gives what is postponed two more seconds, in a process that ends."""
         self.postponed.flush(SECONDS_AT_EXIT)

@@ -82,6 +82,12 @@ class RedisJournal:
         with self._lock:
             return (self._busy or not self._is_open()) and self._fallback.deferring()
 
+    def prepare(self) -> None:
+        if self._pid != os.getpid():
+            self._renew()
+        with self._lock:
+            self._is_open()
+
     def flush(self, **_signal: object) -> None:
         deadline = time.monotonic() + FLUSH_SECONDS
         self._settle()

@@ -78,6 +78,9 @@ class SpoolJournal:
             return self._direct.deferring()
         return self._is_paused() or not writer.has_room()
 
+    def prepare(self) -> None:
+        """There is nothing to connect to."""
+
     def flush(self, **_signal: object) -> None:
         """Nothing is under way in here; the file is left to the reader."""
         if self._writer is not None:

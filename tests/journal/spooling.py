@@ -42,6 +42,9 @@ class Remembering:
     def claim(self, key: str, holder: str) -> str:
         return f"{key} is {holder}'s"
 
+    def prepare(self) -> None:
+        raise NotImplementedError
+
     def claim_all(self, claims: Mapping[str, str]) -> None:
         self.claimed = dict(claims)
 

@@ -37,6 +37,9 @@ class Elsewhere:
     def claim(self, key: str, holder: str) -> str:
         raise NotImplementedError
 
+    def prepare(self) -> None:
+        raise NotImplementedError
+
     def claim_all(self, claims: Mapping[str, str]) -> None:
         raise NotImplementedError
 

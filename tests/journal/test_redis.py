@@ -58,6 +58,13 @@ def test_events_come_back_in_the_order_in_which_they_were_appended(
     assert positions == sorted(set(positions))
 
 
+def test_a_process_that_has_prepared_is_connected_before_its_first_event(journal: RedisJournal) -> None:
+    journal.prepare()
+
+    eventually(lambda: journal._wire is not None)
+    assert journal._dialled.is_set()  # nobody waits for it any more
+
+
 def test_a_bad_ending_has_a_stream_of_its_own(journal: RedisJournal, address: client.Address) -> None:
     journal.append(Story("1").started())
     journal.append(Story("2").failed())
