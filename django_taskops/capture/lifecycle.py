@@ -172,6 +172,23 @@ def _park(task: Any, request: Any, error: BaseException) -> bool:
     return request in _parked
 
 
+def foretell(task: Any, span: Span) -> None:
+    """Tells how the body has ended, before Celery is done with it: what it says at the end outweighs that. Says nothing
+    of a body that has returned and that something has to follow: that is not sent yet; nor of a failure that may be
+    parked: that is told before the result backend hears of it."""
+    left = span.raised
+    if left is None:
+        if not _has_followers(task.request, span):
+            tell(task, EventKind.RETURNED)
+    elif not parks(task) and (verdict := _verdict(task, span, left)) is not None:
+        kind, outcome = verdict
+        tell(task, kind, outcome=outcome)
+
+
+def _has_followers(request: Any, span: Span) -> bool:
+    return bool(request.chord or request.callbacks or _unsent(request, span))
+
+
 def _tell_end(task: Any, span: Span, state: str | None, result: Any) -> None:
     left = _undispatched() if state == states.SUCCESS else _left_by(span, result)
     if left is None and (span.returned or state == states.SUCCESS):

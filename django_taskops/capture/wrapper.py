@@ -3,7 +3,7 @@
 from functools import wraps
 from typing import Any
 
-from . import lifecycle
+from . import foretold, lifecycle
 from .retry import guard
 from .shield import shielded
 
@@ -24,8 +24,10 @@ def wrap(task: Any) -> None:
             result = run(*args, **kwargs)
         except BaseException as error:
             span.raised = error
+            foretold.watch(task, span)
             raise
         span.returned = True
+        foretold.watch(task, span)
         return result
 
     task.run = outermost

@@ -21,6 +21,7 @@ STATES: Mapping[EventKind, TaskState] = {
     EventKind.UNDELIVERED: TaskState.FAILURE,
     EventKind.BROKE: TaskState.FAILURE,
     EventKind.WORKER_LOST: TaskState.FAILURE,
+    EventKind.RETURNED: TaskState.SUCCESS,
     EventKind.FAILED: TaskState.FAILURE,
     EventKind.TIMED_OUT: TaskState.FAILURE,
     EventKind.CANCELLED: TaskState.FAILURE,

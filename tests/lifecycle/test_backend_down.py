@@ -1,15 +1,18 @@
 """A result backend that does not answer: Celery then announces little, and never what the task raised."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import current_app
 
+from django_taskops.models import DeadLetter
 from tests import tasks
 from tests.lifecycle.cases import found, run_of
 from tests.lifecycle.tasks import NOBODY_LISTENS
+from tests.servers import RedisServer, own_redis
 from tests.workers import WorkerStarter, eventually
 
 AT_ONCE = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
@@ -35,3 +38,33 @@ def test_what_happens_is_told_though_no_result_can_be_stored(start_worker: Worke
         eventually(partial(found, published[name], name), timeout=60)
     (attempt,) = run_of(published["result backend down, an exception"]).attempts.all()
     assert attempt.exception_type == "tests.tasks.Declined"
+
+
+@pytest.fixture
+def hanging_backend(tmp_path: Path) -> Iterator[RedisServer]:
+    """Connections are accepted, and nothing is answered until it is resumed."""
+    with own_redis(tmp_path / "results") as server:
+        server.pause()
+        yield server
+
+
+@pytest.mark.parametrize("database", ["default"], indirect=True)
+def test_what_has_ended_is_not_lost_where_its_process_is_killed_while_celery_stores_the_result(
+    start_worker: WorkerStarter, hanging_backend: RedisServer
+) -> None:
+    worker = start_worker(celery={"result_backend": hanging_backend.url})
+    returned, raised = tasks.add.delay(1, 2), tasks.fail.delay()
+    eventually(lambda: run_of(returned).verdict == "returned" and run_of(raised).verdict == "failed")
+    for child in worker.children():
+        child.kill()
+    hanging_backend.resume()
+
+    eventually(lambda: worker.log_text().count("WorkerLostError") >= 2, timeout=30)
+    after = tasks.add.delay(2, 2)  # what is told of the two before stands before its end
+    eventually(lambda: run_of(after).verdict == "succeeded", timeout=30)
+    assert [(run_of(each).state, run_of(each).reason) for each in (returned, raised)] == [
+        ("SUCCESS", ""),
+        ("FAILURE", "failed"),
+    ]
+    (letter,) = DeadLetter.objects.all()
+    assert letter.task_id == raised.id

@@ -182,6 +182,25 @@ def test_a_result_that_cannot_be_stored_outweighs_the_success_told_before() -> N
     assert rows.run.shown.reason == DeadLetterReason.UNSERIALIZABLE_RESULT
 
 
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (EventKind.STARTED, TaskState.SUCCESS),
+        (EventKind.ABANDONED, TaskState.SUCCESS),
+        (EventKind.WORKER_LOST, TaskState.SUCCESS),
+        (EventKind.SUCCEEDED, TaskState.SUCCESS),
+        (EventKind.FAILED, TaskState.FAILURE),
+        (EventKind.UNSERIALIZABLE, TaskState.FAILURE),
+    ],
+)
+def test_a_body_that_has_returned_was_not_lost_and_what_celery_makes_of_it_at_the_end_outweighs_that(
+    other: EventKind, expected: TaskState
+) -> None:
+    rows = rows_after([event(other, 2), event(EventKind.RETURNED, 1)])
+
+    assert rows.run.shown.state == expected
+
+
 def test_a_second_publish_of_an_id_shows_and_the_first_stays_in_the_history() -> None:
     rows = rows_after(
         [

@@ -1,0 +1,88 @@
+"""Tells how a body has ended where Celery is not done with it soon after.
+
+Celery stores the result before it says anything. While the result backend is away the child waits there, and if it is
+killed, nobody would know that the task had ended. A thread of the child looks 50 ms after each body's end.
+"""
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from . import lifecycle
+from .lifecycle import Span
+from .shield import shielded
+
+PATIENCE_SECONDS = 0.05
+
+
+class _Ended(NamedTuple):
+    task: Any
+    request: Any
+    span: Span
+    due: float
+
+
+class _Watcher:
+    """Of one process: a fork leaves its thread behind."""
+
+    def __init__(self) -> None:
+        self.ended: deque[_Ended] = deque()
+        self.wake = threading.Event()
+        self.started = threading.Lock()
+
+    def watch(self, ended: _Ended) -> None:
+        self.ended.append(ended)
+        if not self.wake.is_set():
+            self.wake.set()
+        if self.started.acquire(blocking=False):  # never given back: one thread
+            threading.Thread(target=self._run, name="taskops-foretold", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self.wake.wait()
+            self.wake.clear()
+            while self.ended:
+                first = self.ended.popleft()
+                time.sleep(max(0.0, first.due - time.monotonic()))
+                if not first.span.ended:
+                    _tell(first)
+
+
+_watcher = _Watcher()
+
+
+def _renew() -> None:
+    global _watcher  # noqa: PLW0603
+    _watcher = _Watcher()
+
+
+os.register_at_fork(after_in_child=_renew)
+
+
+@shielded
+def watch(task: Any, span: Span) -> None:
+    """Called when the body has ended, in the thread that ran it."""
+    request = task.request
+    if not request.is_eager:
+        _watcher.watch(_Ended(task, request, span, time.monotonic() + PATIENCE_SECONDS))
+
+
+@shielded
+def _tell(ended: _Ended) -> None:
+    with _running(ended):
+        lifecycle.foretell(ended.task, ended.span)
+
+
+@contextmanager
+def _running(ended: _Ended) -> Iterator[None]:
+    """In this thread too, the task's request is that one."""
+    stack = ended.task.request_stack
+    stack.push(ended.request)
+    try:
+        yield
+    finally:
+        stack.pop()
