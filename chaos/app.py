@@ -26,9 +26,7 @@ def prepare_worker(**_signal: Any) -> None:
 
 def hasten() -> None:
     """What takes minutes in the field takes seconds here: the chaos of a minute has to come to its end."""
-    from django_taskops.recovery import redelivery, requeue  # noqa: F401
-    import sys
+    from django_taskops.recovery import interrupted, redelivery
 
     redelivery.RESTORE_SECONDS = 5  # as the transport's options say
-    module: Any = sys.modules["django_taskops.recovery.requeue"]
-    module.INTERRUPTED_AFTER = timedelta(seconds=20)
+    interrupted.INTERRUPTED_AFTER = timedelta(seconds=15)
