@@ -6,8 +6,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --quiet --constraint constraints.txt --editable
 DECLARED := pyproject.toml setup.cfg constraints.txt matrix/common.txt
 
+# `make chaos`
+MINUTES ?= 1
+SCENARIO ?= A
+
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-check test matrix bench lint format clean
+.PHONY: help demo demo-check test chaos chaos-check matrix bench lint format clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /	/'
@@ -20,6 +24,13 @@ demo-check: $(VENV)/demo.stamp ## the same without serving: exits 0 when every t
 
 test: $(VENV)/test.stamp ## the whole suite, two processes with servers of their own; ARGS="-k name" narrows it
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+chaos: $(VENV)/test.stamp ## kills workers, servers and connections for a minute and accounts for every task; MINUTES=30 SEED=7 SCENARIO=B
+	$(BIN)/python -m chaos --minutes $(MINUTES) --scenario $(SCENARIO) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+chaos-check: $(VENV)/test.stamp ## two fixed seeds of a minute each, one for each scenario, with twenty kills of each kind
+	$(BIN)/python -m chaos --seed 1 --scenario A --least-kills 20
+	$(BIN)/python -m chaos --seed 2 --scenario B --least-kills 20
 
 matrix: $(VENV)/matrix.stamp ## most tests with other versions of Celery, Django and Python, as far as they are here; ARGS="-e celery54" narrows
 	$(BIN)/tox run $(ARGS)

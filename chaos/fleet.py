@@ -3,14 +3,17 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chaos.stage import Stage
+
+if TYPE_CHECKING:
+    import subprocess
 
 DRAIN = "taskops_drain"
 CONCURRENCY = 2

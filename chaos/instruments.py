@@ -1,9 +1,9 @@
 """What is measured beside the tasks: what the broker's client sends, and the time that the app's hooks take."""
 
-import os
 import time
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from celery import signals
@@ -13,6 +13,7 @@ from chaos import ledger
 from chaos.ledger import Line, What
 
 SLOW_NS = 5_000_000
+SCHEDULED = Path("/proc/thread-self/schedstat")
 
 
 def watch_puts() -> None:
@@ -95,8 +96,7 @@ class Stopwatch:
 def waited_ns() -> int:
     """For how long this thread was ready to run and did not; 0 where the kernel does not tell."""
     try:
-        with open("/proc/thread-self/schedstat") as file:
-            return int(file.read().split()[1])
+        return int(SCHEDULED.read_text().split()[1])
     except (OSError, IndexError):
         return 0
 
@@ -127,6 +127,3 @@ _SIGNALS: tuple[Any, ...] = (
 def _watched(receiver: Any, stopwatch: Stopwatch) -> Any:
     ours = getattr(receiver, "__module__", "").startswith("django_taskops.")
     return stopwatch.timed(receiver) if ours else receiver
-
-
-assert os.name == "posix"

@@ -72,15 +72,15 @@ def _behaviours() -> list[tuple[Callable[[random.Random], Any], int]]:
         (lambda chosen: tasks.slow_late.s(some_seconds(chosen)), 6),
         (lambda chosen: tasks.slow_put_back.s(some_seconds(chosen)), 6),
         (lambda chosen: tasks.slow_idempotent.s(some_seconds(chosen)), 6),
-        (lambda chosen: tasks.failing.s(), 6),
         (lambda chosen: tasks.flaky.s(fates(chosen)), 8),
         (lambda chosen: tasks.flaky_late.s(fates(chosen)), 5),
         (lambda chosen: tasks.retrying.s(fates(chosen), chosen.choice([0, 0, 1])), 6),
-        (lambda chosen: tasks.publishing.s(2), 3),
-        (lambda chosen: chain(tasks.quick.si(1), tasks.slow.si(0.1), tasks.quick.si(3)), 3),
-        (lambda chosen: chain(tasks.quick.si(1), tasks.failing.si(), tasks.quick.si(3)), 1),
-        (lambda chosen: chord([tasks.quick.si(n) for n in range(3)], tasks.collect.s()), 2),
-        (lambda chosen: chord([tasks.quick.si(1), tasks.failing.si()], tasks.collect.s()), 1),
+        (lambda _: tasks.failing.s(), 6),
+        (lambda _: tasks.publishing.s(2), 3),
+        (lambda _: chain(tasks.quick.si(1), tasks.slow.si(0.1), tasks.quick.si(3)), 3),
+        (lambda _: chain(tasks.quick.si(1), tasks.failing.si(), tasks.quick.si(3)), 1),
+        (lambda _: chord([tasks.quick.si(n) for n in range(3)], tasks.collect.s()), 2),
+        (lambda _: chord([tasks.quick.si(1), tasks.failing.si()], tasks.collect.s()), 1),
     ]
 
 

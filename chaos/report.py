@@ -11,13 +11,14 @@ SHOWN = 10
 
 def lines(outcome: Outcome) -> Iterator[str]:
     options, cost = outcome.options, outcome.cost
-    yield f"seed {options.seed}, scenario {options.scenario}, {options.seconds:g} s, at rest {outcome.seconds_of_rest:.0f} s later"
+    yield f"seed {options.seed}, scenario {options.scenario}, {options.seconds:g} s"
+    yield f"  at rest {outcome.seconds_of_rest:.0f} s later"
     yield f"  {', '.join(f'{value} {name}' for name, value in outcome.counts.items())}"
     yield f"  {', '.join(f'{kind}: {count}' for kind, count in sorted(outcome.done.items()))}"
     yield (
         f"  in the app's code per task: median {cost.median:.2f} ms, p99 {cost.p99:.2f} ms, longest "
-        f"{cost.longest:.1f} ms ({cost.executions} executions, {cost.stopped} frozen; with the time that others had the "
-        f"processor p99 {cost.wall_p99:.2f} ms, longest {cost.wall_longest:.1f} ms)"
+        f"{cost.longest:.1f} ms ({cost.executions} executions, {cost.stopped} frozen; "
+        f"with the time that others had the processor p99 {cost.wall_p99:.2f} ms, longest {cost.wall_longest:.1f} ms)"
     )
     yield from (f"  note: {note}" for note in outcome.notes)
     for rule, found in outcome.findings.items():

@@ -1,4 +1,4 @@
-"""Every task whose `delay()` returned is in exactly one accounted state; a publish that raised counts only if it ran."""
+"""Every task whose `delay()` returned is in exactly one accounted state. A publish that raised counts if it ran."""
 
 from chaos.tables import FINISHED, Run, Tables
 from chaos.verdict.finding import Finding

@@ -68,8 +68,9 @@ def the_hooks_are_quick(record: Record, tables: Tables) -> list[Finding]:
 
 def no_task_fails_because_of_the_app(record: Record, tables: Tables) -> list[Finding]:
     found = [Finding("a worker's log", text) for text in record.failed_hooks]
-    for task_id, run in sorted(tables.runs.items()):
-        for told in run.deliveries():
-            if told.exception_type.startswith(OURS) or told.verdict == "broke":
-                found.append(Finding(task_id, f"{told.exception_type}: {told.exception_message}"))
-    return found
+    return found + [
+        Finding(task_id, f"{told.exception_type}: {told.exception_message}")
+        for task_id, run in sorted(tables.runs.items())
+        for told in run.deliveries()
+        if told.exception_type.startswith(OURS) or told.verdict == "broke"
+    ]

@@ -20,8 +20,8 @@ def no_run_is_called_lost_that_had_ended(record: Record, tables: Tables) -> list
             found.append(
                 Finding(
                     task_id,
-                    f"delivery {told.delivery} is told as {told.state} {told.reason}, and the ledger says {end.what} by "
-                    f"process {end.pid} {lived} ({told.exception_message!r})",
+                    f"delivery {told.delivery} is told as {told.state} {told.reason}, and the ledger says "
+                    f"{end.what} by process {end.pid} {lived} ({told.exception_message!r})",
                 )
             )
     return found

@@ -30,9 +30,10 @@ def every_end_is_told_as_it_was(record: Record, tables: Tables) -> list[Finding]
     for run in tables.runs.values():
         for told in run.deliveries():
             end = record.ends.get(told.delivery)
-            if end is not None and record.certain(end) and told.reason not in LOST:
-                if trouble := _misfit(record, end, told):
-                    found.append(Finding(run.task_id, f"{_attempt(end)} {trouble}"))
+            if end is None or not record.certain(end) or told.reason in LOST:
+                continue
+            if trouble := _misfit(record, end, told):
+                found.append(Finding(run.task_id, f"{_attempt(end)} {trouble}"))
     return found
 
 
@@ -52,12 +53,12 @@ def _misfit(record: Record, end: Line, told: Delivery) -> str:
 
 def nothing_is_told_that_never_was(record: Record, tables: Tables) -> list[Finding]:
     """No success without an end, no failure of a body that did not raise, no start that was none."""
-    found = []
-    for run in tables.runs.values():
-        for told in run.deliveries():
-            if told.delivery and (trouble := _invention(record, told)):
-                found.append(Finding(run.task_id, f"delivery {told.delivery} (process {told.pid}) {trouble}"))
-    return found
+    return [
+        Finding(run.task_id, f"delivery {told.delivery} (process {told.pid}) {trouble}")
+        for run in tables.runs.values()
+        for told in run.deliveries()
+        if told.delivery and (trouble := _invention(record, told))
+    ]
 
 
 def _invention(record: Record, told: Delivery) -> str:
@@ -116,7 +117,7 @@ def _matches(record: Record, run: Run, known: set[str]) -> bool:
         for each in run.deliveries()
         if each.started_at is not None and each.publication == run.shown.publication
     }
-    killed_before_their_word = {each for each in told - known}
+    killed_before_their_word = told - known
     killed_before_ours = {each for each in known - told if not record.certain(record.starts[each])}
     return run.starts == len(known) + len(killed_before_their_word) - len(killed_before_ours)
 

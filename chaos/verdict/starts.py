@@ -1,13 +1,13 @@
 """Starts of one (id, publication, generation, retries) that were not redeliveries: at most one."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 
 from chaos.ledger import Line
 from chaos.tables import Tables
 from chaos.verdict.finding import Finding
 from chaos.verdict.record import Attempt, Record, attempt_of
 
+REQUEUE, SENT = "requeue", "sent"
 IDEMPOTENT = ("chaos.tasks.slow_idempotent",)
 
 
@@ -31,28 +31,31 @@ def _sent(attempt: Attempt, attempts: dict[Attempt, list[Line]], lost: Counter[A
     *epoch, retries = attempt
     if retries == 0 and attempt[2] > 0:
         return 1  # the app's own
-    before: Sequence[Line] = attempts.get((*epoch, retries - 1), ())  # type: ignore[arg-type]
+    before = attempts.get((*epoch, retries - 1), [])  # type: ignore[arg-type]
     return max(1, len(before)) + lost[attempt]
 
 
 def nothing_is_run_again_unasked(record: Record, tables: Tables) -> list[Finding]:
     """A later generation has its decision; that of the app itself only for what is declared idempotent."""
-    decisions = defaultdict(list)
-    uncertain = set()
-    for entry in tables.audit:
-        if entry.action == "requeue" and entry.outcome.startswith("sent"):
-            decisions[entry.task_id, entry.details.get("generation")].append(entry.by)
-        elif entry.action == "requeue":
-            uncertain.add(entry.task_id)
+    decided = _decided(tables)
+    doubtful = [entry for entry in tables.audit if entry.action == REQUEUE and not entry.outcome.startswith(SENT)]
+    uncertain = {entry.task_id for entry in doubtful}
     found = []
     for start in record.starts.values():
-        if start.generation == 0:
-            continue
-        by = decisions.get((start.task_id, start.generation), [])
-        if not by and start.task_id in uncertain:
-            continue  # decided, and nobody knew whether it had been sent
+        by = decided[start.task_id, start.generation]
+        if start.generation == 0 or (not by and start.task_id in uncertain):
+            continue  # of the second, nobody knew whether it had been sent
         if len(by) != 1:
             found.append(Finding(start.task_id, f"generation {start.generation} runs by {len(by)} decisions: {by}"))
         elif not by[0] and start.task not in IDEMPOTENT:
             found.append(Finding(start.task_id, f"{start.task} runs again, and nobody has asked for it"))
     return found
+
+
+def _decided(tables: Tables) -> defaultdict[tuple[str, int | None], list[str]]:
+    """By whom, for each task id and generation."""
+    decided = defaultdict(list)
+    for entry in tables.audit:
+        if entry.action == REQUEUE and entry.outcome.startswith(SENT):
+            decided[entry.task_id, entry.details.get("generation")].append(entry.by)
+    return decided

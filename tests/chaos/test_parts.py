@@ -49,7 +49,8 @@ def test_the_reaper_has_a_quiet_time_in_each_minute() -> None:
 
 def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    script = "from chaos import ledger as l\nfor n in range(300): l.append(l.Line(what=l.What.PUT, retries=n, task_id='x' * 200))"
+    line = "ledger.Line(what=ledger.What.PUT, retries=number, task_id='x' * 200)"
+    script = f"from chaos import ledger\nfor number in range(300): ledger.append({line})"
     writers = [
         subprocess.Popen([sys.executable, "-c", script], env=os.environ | {ledger.LEDGER: str(path)}) for _ in range(3)
     ]

@@ -10,6 +10,7 @@ import pytest
 from pytest_django import Settings
 
 from django_taskops import journal
+from django_taskops.models import TaskRun
 from tests.events import Story
 from tests.faults.accounts import retried_once, wait_for_shapes
 from tests.faults.processes import Process, wait_until_drained_by
@@ -101,6 +102,18 @@ def test_what_was_on_its_way_when_a_durable_redis_crashed_arrives_once(
     start_drain()
 
     wait_for_shapes([*told, *tell_through(journal_redis)])
+
+
+def test_what_waits_in_a_redis_without_persistence_is_gone_with_it(
+    journal_redis: RedisServer, start_drain: Callable[..., Process]
+) -> None:
+    lost = tell(STORIES)
+    journal_redis.stop()
+    journal_redis.start()
+    start_drain()
+
+    wait_for_shapes(tell_through(journal_redis))
+    assert not TaskRun.objects.filter(task_id__in=[story.task_id for story in lost]).exists()
 
 
 @each_trouble
