@@ -50,13 +50,29 @@ class Wire:
     def hear(self) -> None:
         """Takes the replies that are there. Raises TimeoutError where the oldest should be and is not."""
         while self._expected and self._connection.can_read(timeout=0):
-            try:
-                reply = self._connection.read_response()
-            except redis.ResponseError as error:
-                reply = error
-            self._expected.popleft()[1](reply)
+            self._take()
         if self.is_due():
             raise redis.TimeoutError(f"no reply within {REPLY_SECONDS} s")
+
+    def ask(self, commands: Sequence[bytes]) -> Sequence[object] | None:
+        """Waits for the replies to these, errors among them; None where they are not there after 40 ms: they are heard
+        later, and mean nothing any more."""
+        replies: list[object] = []
+        self.send(commands, [replies.append] * len(commands))
+        deadline = time.monotonic() + REPLY_SECONDS
+        while len(replies) < len(commands):
+            if not self._connection.can_read(timeout=max(0.0, deadline - time.monotonic())):
+                return None
+            self._take()
+        return replies
+
+    def _take(self) -> None:
+        """The next reply."""
+        try:
+            reply = self._connection.read_response()
+        except redis.ResponseError as error:
+            reply = error
+        self._expected.popleft()[1](reply)
 
     def close(self) -> None:
         """In a forked child too: redis-py closes a parent's socket without shutting it down."""

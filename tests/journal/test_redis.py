@@ -369,6 +369,35 @@ def test_the_first_that_claims_a_key_holds_it(journal: RedisJournal) -> None:
     assert [journal.claim("key", name) for name in ("first", "second", "first")] == ["first"] * 3
 
 
+def test_a_question_goes_over_the_connection_that_is_there(
+    journal: RedisJournal, address: client.Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task waits for it: to connect, greet and choose a database would take five times as long."""
+    journal.append(Story("1").started())
+    eventually(lambda: journal._wire is not None)
+    monkeypatch.setattr(client.Address, "glance", None)
+
+    assert journal.holder("key") == ""
+    assert [journal.claim("key", name) for name in ("first", "second")] == ["first"] * 2
+    assert journal.holder("key") == "first"
+    journal.append(Story("1").succeeded())
+    journal.flush()
+    assert told(address) == [("1", "started"), ("1", "succeeded")]
+
+
+def test_a_connection_that_breaks_over_a_question_costs_no_event_and_the_question_is_asked_anew(
+    journal: RedisJournal, address: client.Address, elsewhere: Elsewhere
+) -> None:
+    journal.append(Story("1").started())
+    eventually(lambda: journal._wire is not None)
+    server = address.client(1)
+    server.client_kill_filter(_type="normal", skipme=True)
+
+    assert journal.claim("key", "first") == "first"
+    journal.flush()
+    assert [event.task_id for event in (*kept(address), *elsewhere.events)]
+
+
 def test_one_at_a_time_holds_the_streams(address: client.Address) -> None:
     first, second = source_of(address), source_of(address)
 
