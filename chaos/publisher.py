@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import django
 from celery import chain, chord
@@ -30,7 +31,10 @@ def main(seed: str, rate: float, count: int) -> None:
 
 def _call(signature: Any) -> None:
     """The ids are made before the call, so that one that raises is known as well."""
-    signature.freeze()
+    if isinstance(signature, chain):
+        signature.tasks[0].set(task_id=str(uuid4()))
+    else:
+        signature.freeze()
     names = _ids(signature)
     try:
         signature.apply_async()
@@ -46,7 +50,7 @@ def _ids(signature: Any) -> list[str]:
         header = signature.tasks
         return [member.id for member in getattr(header, "tasks", header)]
     if isinstance(signature, chain):
-        return [signature.tasks[0].id]
+        return [signature.tasks[0].options["task_id"]]
     return [signature.id]
 
 

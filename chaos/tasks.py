@@ -22,7 +22,7 @@ class Unlucky(Exception):
 @contextmanager
 def told(task: BoundTask) -> Iterator[None]:
     """Around a body: its first and its last deed."""
-    _tell(task, What.START)
+    _tell(task, What.START, follows=_follower_of(task.request))
     try:
         yield
     except Retry:
@@ -32,6 +32,13 @@ def told(task: BoundTask) -> Iterator[None]:
         _tell(task, What.RAISED, error=type(error).__name__)
         raise
     _tell(task, What.END)
+
+
+def _follower_of(request: Any) -> str:
+    """The id of the next step of its chain, or of the body of its chord: "" where nothing follows."""
+    if request.chain:
+        return str(request.chain[-1]["options"]["task_id"])
+    return str(request.chord["options"]["task_id"]) if request.chord else ""
 
 
 def _tell(task: BoundTask, what: What, **detail: Any) -> None:

@@ -13,7 +13,7 @@ def no_run_is_called_lost_that_had_ended(record: Record, tables: Tables) -> list
     for task_id, run in sorted(tables.runs.items()):
         for told in run.deliveries():
             end = record.ends.get(told.delivery)
-            if end is None or told.reason not in LOST or not record.certain(end):
+            if end is None or told.reason not in LOST or not record.had_ended(end):
                 continue
             death = record.death_after(end)
             lived = "and was never killed" if death is None else f"{(death - end.at) / 1e6:.0f} ms before it was killed"

@@ -42,6 +42,7 @@ def _misfit(record: Record, end: Line, told: Delivery) -> str:
     expected = {What.END: ["SUCCESS"], What.RAISED: ["FAILURE", "RETRY"], What.RETRIED: ["RETRY"]}[end.what]
     if told.state not in expected:
         excused = told.state in ("FAILURE", "REJECTED") and record.could_not_send(end)
+        excused = excused or (told.state == "REJECTED" and end.what is not What.END and not _was_retried(record, end))
         return (
             "" if excused else f"has {end.what}, and is told as {told.state} {told.reason} {told.exception_message!r}"
         )
@@ -49,6 +50,12 @@ def _misfit(record: Record, end: Line, told: Delivery) -> str:
     if end.what is What.RAISED and not told.exception_type.endswith(error):
         return f"has raised {error}, and is told to have raised {told.exception_type}"
     return ""
+
+
+def _was_retried(record: Record, end: Line) -> bool:
+    """Celery rejects a task whose retry the broker does not take."""
+    following = (*end.epoch, end.retries + 1)
+    return any(attempt_of(put) == following for put in record.puts)
 
 
 def nothing_is_told_that_never_was(record: Record, tables: Tables) -> list[Finding]:

@@ -27,6 +27,7 @@ class Record:
     deaths: Mapping[int, Sequence[int]] = field(default_factory=dict)
     stops: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
     goodbyes: frozenset[int] = frozenset()  # workers that have ended, whatever has ended them
+    sent: frozenset[str] = frozenset()  # the ids of the tasks of which a message was put
     offset: float = 0.0  # what makes a wall clock of the ledger's, in seconds
     failed_hooks: Sequence[str] = ()
 
@@ -34,6 +35,13 @@ class Record:
         """True where the process that wrote `line` lived on for long enough to say so elsewhere."""
         death = self.death_after(line)
         return death is None or death - line.at > CERTAIN_NS
+
+    def had_ended(self, end: Line) -> bool:
+        """True where nobody may call it lost: its body has ended for certain, and what follows it was sent. A step
+        whose next one was not sent has not done its work."""
+        start = self.starts.get(end.delivery)
+        follower = start.detail.get("follows", "") if start and end.what is What.END else ""
+        return self.certain(end) and (not follower or follower in self.sent)
 
     def death_after(self, line: Line) -> int | None:
         return min((at for at in self.deaths.get(line.pid, ()) if at >= line.at), default=None)
@@ -77,6 +85,7 @@ def record(lines: Iterable[Line], failed_hooks: Sequence[str] = ()) -> Record:
         deaths=_deaths(by_kind[What.FAULT]),
         stops=_stops(by_kind[What.FAULT], by_kind[What.MENDED]),
         goodbyes=frozenset(line.detail["main"] for line in by_kind[What.GONE]),
+        sent=frozenset(line.task_id for line in by_kind[What.PUT]),
         offset=clock[0].detail["wall"] - clock[0].at / 1e9 if clock else 0.0,
         failed_hooks=failed_hooks,
     )

@@ -85,6 +85,18 @@ def a_run_that_had_ended_is_called_lost(story: Story) -> None:
     story.change_shown("failed", **LOST)
 
 
+@breaks("no_run_is_called_lost_that_had_ended", "the ledger says end by process 101 150 ms before it was killed")
+def a_step_whose_next_one_was_sent_is_called_lost(story: Story) -> None:
+    story.change_lines(of("failed", What.START), detail={"follows": "next"})
+    story.tell(What.PUT, task_id="next")
+    a_run_that_had_ended_is_called_lost(story)
+
+
+@breaks("every_end_is_told_as_it_was", "has raised, and is told as REJECTED")
+def a_retry_that_was_sent_is_told_as_rejected(story: Story) -> None:
+    story.change_attempt("flaky", state="REJECTED", reason="rejected")
+
+
 @breaks("no_run_is_called_lost_that_had_ended", "and was never killed")
 def a_run_of_a_living_process_is_called_lost(story: Story) -> None:
     story.change_shown("plain", **{**LOST, "reason": "end_lost"})
@@ -272,6 +284,14 @@ def an_end_just_before_the_kill(story: Story) -> None:
     story.change("plain", letters=[letter])
 
 
+def a_step_whose_next_one_was_not_sent(story: Story) -> None:
+    """A requeue of it goes on with what follows."""
+    story.change_lines(of("plain", What.START), detail={"follows": "next"})
+    letter = Letter(pk=8, publication="p-plain", generation=0, status="open", reason="worker_lost")
+    story.change_shown("plain", **LOST)
+    story.change("plain", letters=[letter])
+
+
 def a_start_that_the_kill_has_kept_from_its_first_line(story: Story) -> None:
     run = story.runs["plain"]
     assert run.shown.started_at is not None
@@ -310,6 +330,7 @@ def a_killed_worker_that_is_called_lost(story: Story) -> None:
     [
         a_publish_that_was_refused_and_never_ran,
         an_end_just_before_the_kill,
+        a_step_whose_next_one_was_not_sent,
         a_start_that_the_kill_has_kept_from_its_first_line,
         a_message_that_the_client_has_sent_twice,
         a_message_that_the_broker_has_delivered_again,
