@@ -6,8 +6,11 @@ One code path for one letter and for many: batches of a hundred, each committed,
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from django.db import DatabaseError, InterfaceError
+
 from ..exceptions import NotRequeueable, TaskOpsError
 from ..models import DeadLetter
+from ..states import LetterStatus
 from . import intents
 from .broker import Publisher
 from .decide import Decided, Decision, person
@@ -48,8 +51,16 @@ def requeue(
     ((_pk, outcome),) = requeue_each([dead_letter.pk], order)
     if isinstance(outcome, TaskOpsError):
         raise outcome
-    dead_letter.refresh_from_db(fields=["status", "decided_at", "requeued_as", "sent_generation"])
+    _refresh(dead_letter)
     return outcome
+
+
+def _refresh(letter: DeadLetter) -> None:
+    """Never raises: the message is on its way, whatever the database does now."""
+    try:
+        letter.refresh_from_db(fields=["status", "decided_at", "requeued_as", "sent_generation"])
+    except (DatabaseError, InterfaceError):
+        letter.status = LetterStatus.REQUEUED
 
 
 def requeue_each(letters: Sequence[int], order: Order) -> Iterator[tuple[int, Outcome]]:

@@ -236,9 +236,11 @@ def test_a_database_that_goes_away_after_the_send_is_no_refusal(
 ) -> None:
     with monkeypatch.context() as away:
         away.setattr(intents, "settle", _lose_the_database)
+        away.setattr(letter, "refresh_from_db", _lose_the_database)
         decision = requeue(letter)
 
     assert decision.outcome == "sent, not confirmed"
+    assert letter.status == LetterStatus.REQUEUED
     assert len(queue) == 1
 
 
