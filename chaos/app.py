@@ -30,3 +30,4 @@ def hasten() -> None:
 
     redelivery.RESTORE_SECONDS = 5  # as the transport's options say
     interrupted.INTERRUPTED_AFTER = timedelta(seconds=15)
+    interrupted.LONGEST_WAIT_SECONDS = 5

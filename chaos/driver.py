@@ -167,6 +167,7 @@ def _under_way() -> dict[str, object]:
         **waiting,
         "an event in the journal": {name: entries for name, entries in backlog.items() if entries},
         "an unfinished run or letter": tables.unfinished(),
+        "an interrupted requeue": tables.interrupted(),
     }
 
 

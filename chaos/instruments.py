@@ -1,7 +1,8 @@
 """What is measured beside the tasks: what the broker's client sends, and the time that the app's hooks take."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,21 @@ def watch_puts() -> None:
     Channel._put = noted
 
 
+@contextmanager
+def collecting() -> Iterator[set[str]]:
+    """The ids of what this process puts meanwhile, or tries to."""
+    _collected.clear()
+    yield _collected
+
+
+_collected: set[str] = set()
+
+
 def _note(what: What, message: dict[str, Any], **detail: Any) -> None:
     headers = message.get("headers") or {}
     if "task" not in headers:
         return  # remote control
+    _collected.add(headers["id"])
     ledger.append(
         Line(
             what=what,

@@ -6,13 +6,12 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
 
 import django
 from celery import chain, chord
 
 from chaos import app as _app  # noqa: F401 the current app of this process
-from chaos import ledger
+from chaos import instruments, ledger
 from chaos.ledger import Line, What
 
 
@@ -30,33 +29,16 @@ def main(seed: str, rate: float, count: int) -> None:
 
 
 def _call(signature: Any) -> None:
-    """The ids are made before the call, so that one that raises is known as well."""
-    if isinstance(signature, chain):
-        signature.tasks[0].set(task_id=str(uuid4()))
-    else:
-        signature.freeze()
-    names = _ids(signature)
-    try:
-        signature.apply_async()
-    except Exception as error:
-        _tell(What.REFUSED, names, error=repr(error))
-    else:
-        _tell(What.CALLED, names)
-
-
-def _ids(signature: Any) -> list[str]:
-    """Of the tasks that the call itself publishes."""
-    if isinstance(signature, chord):
-        header = signature.tasks
-        return [member.id for member in getattr(header, "tasks", header)]
-    if isinstance(signature, chain):
-        return [signature.tasks[0].options["task_id"]]
-    return [signature.id]
-
-
-def _tell(what: What, names: list[str], **detail: str) -> None:
-    for name in names:
-        ledger.append(Line(what=what, task_id=name, detail=detail))
+    """What it has sent is what the broker's client has put, whatever Celery and the app make of its ids."""
+    with instruments.collecting() as sent:
+        try:
+            signature.apply_async()
+        except Exception as error:
+            called, detail = What.REFUSED, {"error": repr(error)}
+        else:
+            called, detail = What.CALLED, {}
+    for task_id in sorted(sent):
+        ledger.append(Line(what=called, task_id=task_id, detail=detail))
 
 
 def _behaviours() -> list[tuple[Callable[[random.Random], Any], int]]:

@@ -41,6 +41,7 @@ class Letter:
     reason: str
     sent_generation: int | None = None
     requeued_as: str = ""
+    has_message: bool = True
 
     @property
     def epoch(self) -> Epoch:
@@ -108,6 +109,14 @@ def unfinished() -> list[str]:
     return sorted({*runs, *letters})
 
 
+def interrupted() -> list[str]:
+    """The requeues of which nobody knows yet whether they were sent."""
+    from django_taskops.models import OutboxEntry, OutboxKind, OutboxStatus
+
+    waiting = OutboxEntry.objects.filter(kind=OutboxKind.REQUEUE, status=OutboxStatus.PENDING)
+    return list(waiting.values_list("key", flat=True))
+
+
 def _run(row: Any) -> Run:
     return Run(
         task_id=row.task_id,
@@ -115,11 +124,12 @@ def _run(row: Any) -> Run:
         shown=_delivery(row, row.retries),
         starts=row.starts(),
         attempts=[_delivery(attempt, attempt.retries) for attempt in row.attempts.all()],
-        letters=[
-            Letter(**{name: getattr(letter, name) for name in _LETTER})
-            for letter in sorted(row.dead_letters.all(), key=lambda letter: letter.pk)
-        ],
+        letters=[_letter(letter) for letter in sorted(row.dead_letters.all(), key=lambda letter: letter.pk)],
     )
+
+
+def _letter(row: Any) -> Letter:
+    return Letter(has_message=bool(row.envelope), **{name: getattr(row, name) for name in _LETTER})
 
 
 _LETTER = ("pk", "publication", "generation", "status", "reason", "sent_generation", "requeued_as")

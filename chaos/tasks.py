@@ -29,9 +29,15 @@ def told(task: BoundTask) -> Iterator[None]:
         _tell(task, What.RETRIED)
         raise
     except BaseException as error:
-        _tell(task, What.RAISED, error=type(error).__name__)
+        _tell(task, What.RAISED, error=type(error).__name__, final=_is_final(task))
         raise
     _tell(task, What.END)
+
+
+def _is_final(task: BoundTask) -> bool:
+    """False where Celery retries it, which it has not done yet."""
+    retried = getattr(task, "autoretry_for", ())
+    return not retried or task.request.retries >= (task.max_retries or 0)
 
 
 def _follower_of(request: Any) -> str:

@@ -13,6 +13,7 @@ Rule = Callable[[Record, Tables], list[Finding]]
 RULES: tuple[Rule, ...] = (
     accounts.every_task_is_accounted_for,
     accounts.every_letter_is_where_its_run_is,
+    accounts.every_letter_has_its_message,
     losses.no_run_is_called_lost_that_had_ended,
     outcomes.every_start_is_told_once,
     outcomes.every_end_is_told_as_it_was,

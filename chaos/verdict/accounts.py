@@ -42,6 +42,16 @@ def every_letter_is_where_its_run_is(record: Record, tables: Tables) -> list[Fin
     ]
 
 
+def every_letter_has_its_message(record: Record, tables: Tables) -> list[Finding]:
+    """Or nobody could put it back."""
+    return [
+        Finding(task_id, f"letter {letter.pk} of generation {letter.generation} ({letter.reason}) has no message")
+        for task_id, run in sorted(tables.runs.items())
+        for letter in run.letters
+        if letter.status == "open" and not letter.has_message
+    ]
+
+
 def _letters_in_excess(run: Run) -> list[str]:
     epochs = [letter.epoch for letter in run.letters]
     return [f"has {epochs.count(epoch)} letters of {epoch}" for epoch in sorted(set(epochs)) if epochs.count(epoch) > 1]

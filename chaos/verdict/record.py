@@ -37,11 +37,16 @@ class Record:
         return death is None or death - line.at > CERTAIN_NS
 
     def had_ended(self, end: Line) -> bool:
-        """True where nobody may call it lost: its body has ended for certain, and what follows it was sent. A step
-        whose next one was not sent has not done its work."""
+        """True where nobody may call it lost: its body has ended for certain, and what Celery does then is done. A step
+        whose next one was not sent has not ended, nor has an attempt whose retry was not."""
+        if not self.certain(end):
+            return False
+        if end.what is What.RAISED and not end.detail.get("final", True):
+            following = (*end.epoch, end.retries + 1)
+            return any(attempt_of(put) == following and put.pid == end.pid for put in self.puts)
         start = self.starts.get(end.delivery)
         follower = start.detail.get("follows", "") if start and end.what is What.END else ""
-        return self.certain(end) and (not follower or follower in self.sent)
+        return not follower or follower in self.sent
 
     def death_after(self, line: Line) -> int | None:
         return min((at for at in self.deaths.get(line.pid, ()) if at >= line.at), default=None)

@@ -72,6 +72,11 @@ def a_letter_waits_after_the_success(story: Story) -> None:
     _change_letter(story, status="open")
 
 
+@breaks("every_letter_has_its_message", "failed: letter 7 of generation 0 (failed) has no message")
+def a_letter_without_its_message(story: Story) -> None:
+    _change_letter(story, status="open", has_message=False)
+
+
 @breaks("every_letter_is_where_its_run_is", "failed: letter 7 of generation 0 is still requeued, generation 1")
 def a_letter_is_under_way_for_ever(story: Story) -> None:
     _change_letter(story, status="requeued")
@@ -292,6 +297,15 @@ def a_step_whose_next_one_was_not_sent(story: Story) -> None:
     story.change("plain", letters=[letter])
 
 
+def an_attempt_whose_retry_was_not_sent(story: Story) -> None:
+    """Celery was about to: the broker delivers it again."""
+    story.change_lines(of("flaky", What.RAISED), detail={"error": "Unlucky", "final": False})
+    story.drop_lines(lambda line: line.task_id == "flaky" and (line.retries == 1 or line.tag == "flaky-1"))
+    letter = Letter(pk=8, publication="p-flaky", generation=0, status="open", reason="worker_lost")
+    run = story.runs["flaky"]
+    story.change("flaky", shown=replace(run.attempts[0], **LOST), attempts=[], letters=[letter], starts=1)
+
+
 def a_start_that_the_kill_has_kept_from_its_first_line(story: Story) -> None:
     run = story.runs["plain"]
     assert run.shown.started_at is not None
@@ -331,6 +345,7 @@ def a_killed_worker_that_is_called_lost(story: Story) -> None:
         a_publish_that_was_refused_and_never_ran,
         an_end_just_before_the_kill,
         a_step_whose_next_one_was_not_sent,
+        an_attempt_whose_retry_was_not_sent,
         a_start_that_the_kill_has_kept_from_its_first_line,
         a_message_that_the_client_has_sent_twice,
         a_message_that_the_broker_has_delivered_again,
