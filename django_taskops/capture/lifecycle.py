@@ -44,7 +44,9 @@ logger = logging.getLogger("django_taskops")
 @dataclass(slots=True)
 class Span:
     """What this process has seen of the delivery that it executes. `chain` are its next steps, the last one first:
-    Celery up to 5.6 takes them away one by one."""
+    Celery up to 5.6 takes them away one by one. `around` is the exception that was being handled already when it began:
+    a child that was forked by a worker which handles one, a lost connection say, handles it for the rest of its life.
+    """
 
     delivery: str
     chain: tuple[Any, ...] = ()
@@ -55,6 +57,7 @@ class Span:
     ended: bool = False
     progress_told: float = 0.0
     executor: Executor | None = None
+    around: BaseException | None = None
 
 
 _spans: WeakKeyDictionary[Any, Span] = WeakKeyDictionary()
@@ -81,7 +84,7 @@ def begin(task: Any) -> Span | None:
     if request.called_directly or span_of(request) or not records(task.name, eager=bool(request.is_eager)):
         return None
     delivery = getattr(request, own.DELIVERY, None) or str(uuid.uuid4())
-    _spans[request] = span = Span(delivery, chain=tuple(request.chain or ()))
+    _spans[request] = span = Span(delivery, chain=tuple(request.chain or ()), around=sys.exc_info()[1])
     if request.is_eager:
         tell(task, EventKind.PUBLISHED, delivery="", call=_eager_call(task))
     tell(task, EventKind.STARTED)
@@ -139,7 +142,9 @@ def span_of(request: Any) -> Span | None:
 
 def end(task: Any, state: str | None, result: Any) -> None:
     """Called when Celery is done with it. `state` is what Celery made of it, None where it was interrupted."""
-    span = span_of(task.request) or begin(task)  # what ends before its run() has not begun yet
+    span = span_of(task.request)
+    if span is None and (span := begin(task)) is not None:  # what ends before its run() has not begun yet
+        span.around = None
     if span is None:
         return
     try:
@@ -190,7 +195,7 @@ def _has_followers(request: Any, span: Span) -> bool:
 
 
 def _tell_end(task: Any, span: Span, state: str | None, result: Any) -> None:
-    left = _undispatched() if state == states.SUCCESS else _left_by(span, result)
+    left = _undispatched(span) if state == states.SUCCESS else _left_by(span, result)
     if left is None and (span.returned or state == states.SUCCESS):
         tell(task, EventKind.SUCCEEDED, outcome=_success(task, result))
     elif left is not None and (verdict := _verdict(task, span, left)) is not None:
@@ -219,13 +224,18 @@ def _left_by(span: Span, result: Any) -> BaseException | None:
     """The exception that ended it: the body's own, else what Celery made of it, else the one on its way out."""
     if span.raised is not None or isinstance(result, BaseException):
         return span.raised or result
-    return None if span.returned else sys.exc_info()[1]
+    return None if span.returned else _on_its_way_out(span)
 
 
-def _undispatched() -> BaseException | None:
+def _on_its_way_out(span: Span) -> BaseException | None:
+    error = sys.exc_info()[1]
+    return None if error is span.around else error
+
+
+def _undispatched(span: Span) -> BaseException | None:
     """What kept Celery from publishing the callbacks or the next step of a task that has returned; None where nothing
     did. On its way out may also be what the result backend or the hook `on_success` has raised."""
-    error = sys.exc_info()[1]
+    error = _on_its_way_out(span)
     called = error.__traceback__.tb_next if error is not None and error.__traceback__ is not None else None
     if called is None or called.tb_frame.f_code.co_name in ("mark_as_done", "on_success"):
         return None

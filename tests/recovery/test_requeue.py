@@ -244,7 +244,7 @@ def test_a_database_that_goes_away_after_the_send_is_no_refusal(
     assert len(queue) == 1
 
 
-def _lose_the_database(*args: Any) -> NoReturn:
+def _lose_the_database(*args: Any, **kwargs: Any) -> NoReturn:
     raise InterfaceError("connection already closed")
 
 
