@@ -98,7 +98,7 @@ class Killer:
 
     def _stop_redis(self, fault: Fault) -> bool:
         """By SIGKILL."""
-        return self._stop(fault, "redis", self._stage.redis.stop, lambda: self._stage.redis.start(durable=True))
+        return self._stop(fault, "redis", self._stage.redis.stop, self._stage.start_redis)
 
     def _stop_database(self, fault: Fault) -> bool:
         return self._stop(fault, "postgres", self._stage.postgres.stop, self._stage.postgres.start)
@@ -112,8 +112,6 @@ class Killer:
 
         def mend() -> None:
             start()
-            if server == "redis":
-                self._stage.redis.configure(appendfsync="always")
             self._down.discard(server)
             _tell(What.MENDED, fault, server=server)
 

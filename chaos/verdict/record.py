@@ -27,7 +27,6 @@ class Record:
     deaths: Mapping[int, Sequence[int]] = field(default_factory=dict)
     stops: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
     goodbyes: frozenset[int] = frozenset()  # workers that have ended, whatever has ended them
-    sent: frozenset[str] = frozenset()  # the ids of the tasks of which a message was put
     offset: float = 0.0  # what makes a wall clock of the ledger's, in seconds
     failed_hooks: Sequence[str] = ()
 
@@ -39,14 +38,17 @@ class Record:
     def had_ended(self, end: Line) -> bool:
         """True where nobody may call it lost: its body has ended for certain, and what Celery does then is done. A step
         whose next one was not sent has not ended, nor has an attempt whose retry was not."""
-        if not self.certain(end):
-            return False
         if end.what is What.RAISED and not end.detail.get("final", True):
             following = (*end.epoch, end.retries + 1)
-            return any(attempt_of(put) == following and put.pid == end.pid for put in self.puts)
+            return self._certain_of([put for put in self.puts if attempt_of(put) == following and put.pid == end.pid])
         start = self.starts.get(end.delivery)
         follower = start.detail.get("follows", "") if start and end.what is What.END else ""
-        return not follower or follower in self.sent
+        if follower:
+            return self._certain_of([put for put in self.puts if put.task_id == follower and put.at > end.at])
+        return self.certain(end)
+
+    def _certain_of(self, puts: Sequence[Line]) -> bool:
+        return any(self.certain(put) for put in puts)
 
     def death_after(self, line: Line) -> int | None:
         return min((at for at in self.deaths.get(line.pid, ()) if at >= line.at), default=None)
@@ -90,7 +92,6 @@ def record(lines: Iterable[Line], failed_hooks: Sequence[str] = ()) -> Record:
         deaths=_deaths(by_kind[What.FAULT]),
         stops=_stops(by_kind[What.FAULT], by_kind[What.MENDED]),
         goodbyes=frozenset(line.detail["main"] for line in by_kind[What.GONE]),
-        sent=frozenset(line.task_id for line in by_kind[What.PUT]),
         offset=clock[0].detail["wall"] - clock[0].at / 1e9 if clock else 0.0,
         failed_hooks=failed_hooks,
     )

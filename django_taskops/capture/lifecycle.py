@@ -184,10 +184,10 @@ def foretell(task: Any, span: Span) -> None:
     left = span.raised
     if left is None:
         if not _has_followers(task.request, span):
-            tell(task, EventKind.RETURNED)
+            tell(task, EventKind.RETURNED, span=span)
     elif not parks(task) and (verdict := _verdict(task, span, left)) is not None:
         kind, outcome = verdict
-        tell(task, kind, outcome=outcome)
+        tell(task, kind, span=span, outcome=outcome)
 
 
 def _has_followers(request: Any, span: Span) -> bool:
@@ -242,16 +242,19 @@ def _undispatched(span: Span) -> BaseException | None:
     return error
 
 
-def tell(task: Any, kind: EventKind, *, delivery: str | None = None, **facts: Any) -> Event:
-    """Appends an event about the request that `task` executes, and returns it."""
+def tell(task: Any, kind: EventKind, *, delivery: str | None = None, span: Span | None = None, **facts: Any) -> Event:
+    """Appends an event about the request that `task` executes, and returns it. `span` is given by another thread than
+    the one that executes it, which may be done with it meanwhile."""
     request = task.request
+    if delivery is None:
+        span = span or _spans[request]
     event = Event(
         kind=kind,
         task_id=storable_id(request.id),
         task_name=storable(task.name),
         at=now(),
-        delivery=_spans[request].delivery if delivery is None else delivery,
-        executor=_executor(task, request) if delivery is None else None,
+        delivery=span.delivery if span else delivery or "",
+        executor=_executor(task, span) if span else None,
         **own.identity(vars(request)),
         **facts,
     )
@@ -259,10 +262,9 @@ def tell(task: Any, kind: EventKind, *, delivery: str | None = None, **facts: An
     return event
 
 
-def _executor(task: Any, request: Any) -> Executor:
-    span = _spans[request]
+def _executor(task: Any, span: Span) -> Executor:
     if span.executor is None:
-        span.executor = executor(task, request.hostname, pid=os.getpid())
+        span.executor = executor(task, task.request.hostname, pid=os.getpid())
     return span.executor
 
 

@@ -1,0 +1,40 @@
+"""What is told of a body's end before Celery is done with it. tests/lifecycle has real workers."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from django_taskops import journal
+from django_taskops.capture import lifecycle
+from django_taskops.capture.lifecycle import Span
+from tests.journal.streams import Elsewhere
+from tests.tasks import Declined, add
+
+STEP = {"task": "tests.tasks.add", "options": {"task_id": "next"}}
+
+
+@pytest.fixture
+def told() -> Iterator[Elsewhere]:
+    """What this process appends meanwhile, while `add` has a request."""
+    elsewhere = Elsewhere()
+    usual = journal.use(elsewhere)
+    add.push_request(id="a", called_directly=False, is_eager=False, children=[], hostname="w", retries=0)
+    yield elsewhere
+    add.pop_request()
+    journal.use(usual)
+
+
+def test_it_is_told_though_the_task_ends_just_then(told: Elsewhere) -> None:
+    """The thread that executes it has forgotten its span by now."""
+    lifecycle.foretell(add, Span("d1", returned=True))
+    lifecycle.foretell(add, Span("d2", raised=Declined("no")))
+
+    assert [(event.delivery, event.kind) for event in told.events] == [("d1", "returned"), ("d2", "failed")]
+
+
+def test_nothing_is_told_of_a_step_whose_next_one_was_not_sent(told: Elsewhere) -> None:
+    lifecycle.foretell(add, Span("d1", returned=True, chain=(STEP,)))
+    add.request.update(callbacks=[STEP])
+    lifecycle.foretell(add, Span("d2", returned=True))
+
+    assert told.events == []
