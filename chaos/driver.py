@@ -77,10 +77,10 @@ def run(options: Options, folder: Path) -> Outcome:
         for helper in helpers:
             helper.terminate()
         began = time.monotonic()
-        _rest(fleet, killer)
+        rests = _rest(fleet, killer)
         rested = time.monotonic() - began
         seen = tables.read()
-        notes = [*_notes(stage.ledger), *_restless(fleet)]
+        notes = [*_notes(stage.ledger), *([] if rests else _restless(fleet))]
         (folder / "tables.json").write_text(json.dumps(asdict(seen), default=str, indent=1))
         fleet.stop(STOP_SECONDS)
         _tell_recorders(folder)
@@ -118,8 +118,8 @@ def _tend_until(over: Callable[[], bool], fleet: Fleet, killer: Killer) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _rest(fleet: Fleet, killer: Killer) -> None:
-    """Until everything has come to its end, or will not any more."""
+def _rest(fleet: Fleet, killer: Killer) -> bool:
+    """Until everything has come to its end; False where it will not any more."""
     deadline = time.monotonic() + LONGEST_REST_SECONDS
     quiet, look_at = 0, 0.0
 
@@ -132,6 +132,7 @@ def _rest(fleet: Fleet, killer: Killer) -> None:
         return quiet >= QUIET_LOOKS or time.monotonic() > deadline
 
     _tend_until(at_rest, fleet, killer)
+    return quiet >= QUIET_LOOKS
 
 
 def _is_quiet() -> bool:
@@ -197,6 +198,7 @@ def _counts(known: Any, seen: Any) -> dict[str, int]:
         "requeued": sum(line.detail["action"] == "requeue" for line in known.decided),
         "reaped": sum(entry.action == "reap" for entry in seen.audit),
         "starts": len(known.starts),
+        "fell with Redis": sum(map(known.fell_with_redis, [*known.starts.values(), *known.ends.values()])),
         "redelivered": sum(line.redelivered for line in known.starts.values()),
     }
 

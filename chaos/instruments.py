@@ -79,7 +79,8 @@ class Stopwatch:
             if self._depth:
                 return hook(*args, **kwargs)
             self._depth += 1
-            began, waited = time.monotonic_ns(), waited_ns()
+            waited = waited_ns()  # before the clock: to read it lets another thread of this process run
+            began = time.monotonic_ns()
             try:
                 return hook(*args, **kwargs)
             finally:

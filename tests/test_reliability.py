@@ -17,7 +17,7 @@ def links() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "path"), sorted(set(links())))
 def test_the_test_that_is_linked_exists(name: str, path: str) -> None:
-    assert f"\ndef {name}(" in (PAGE.parent / path).read_text()
+    assert f"def {name}(" in (PAGE.parent / path).read_text()
 
 
 def test_each_row_that_says_what_becomes_of_something_names_its_test() -> None:

@@ -4,10 +4,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from chaos.ledger import Line, What
 
 ENDS = (What.END, What.RAISED, What.RETRIED)
+UNHEARD_NS = 300_000_000  # until a process has heard, in vain, what Redis says to its last event
 CERTAIN_NS = 100_000_000  # what stands in the file for longer than this before a kill was done before it
 Attempt = tuple[str, str, int, int]  # task id, publication, generation, retries
 
@@ -24,6 +26,7 @@ class Record:
     lost_puts: Sequence[Line]
     ours: Sequence[Line]
     decided: Sequence[Line]
+    outages: Sequence[int] = ()  # when connections to Redis were lost
     deaths: Mapping[int, Sequence[int]] = field(default_factory=dict)
     stops: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
     goodbyes: frozenset[int] = frozenset()  # workers that have ended, whatever has ended them
@@ -33,7 +36,15 @@ class Record:
     def certain(self, line: Line) -> bool:
         """True where the process that wrote `line` lived on for long enough to say so elsewhere."""
         death = self.death_after(line)
-        return death is None or death - line.at > CERTAIN_NS
+        return death is None or (death - line.at > CERTAIN_NS and not self.fell_with_redis(line))
+
+    def fell_with_redis(self, line: Line) -> bool:
+        """True where the Redis that had just been told died, and the process before it learned of that. The one thing
+        that docs/reliability.md says may be lost here; the report counts them."""
+        death = self.death_after(line)
+        if death is None or death - line.at > UNHEARD_NS:
+            return False
+        return any(line.at - CERTAIN_NS <= at <= death for at in self.outages)
 
     def had_ended(self, end: Line) -> bool:
         """True where nobody may call it lost: its body has ended for certain, and what Celery does then is done. A step
@@ -44,7 +55,7 @@ class Record:
         start = self.starts.get(end.delivery)
         follower = start.detail.get("follows", "") if start and end.what is What.END else ""
         if follower:
-            return self._certain_of([put for put in self.puts if put.task_id == follower and put.at > end.at])
+            return self._certain_of([put for put in self.puts if put.task_id == follower and put.pid == end.pid])
         return self.certain(end)
 
     def _certain_of(self, puts: Sequence[Line]) -> bool:
@@ -89,12 +100,17 @@ def record(lines: Iterable[Line], failed_hooks: Sequence[str] = ()) -> Record:
         lost_puts=by_kind[What.PUT_FAILED],
         ours=by_kind[What.OURS],
         decided=by_kind[What.DECIDED],
+        outages=[line.at for line in by_kind[What.FAULT] if _is_outage(line.detail)],
         deaths=_deaths(by_kind[What.FAULT]),
         stops=_stops(by_kind[What.FAULT], by_kind[What.MENDED]),
         goodbyes=frozenset(line.detail["main"] for line in by_kind[What.GONE]),
         offset=clock[0].detail["wall"] - clock[0].at / 1e9 if clock else 0.0,
         failed_hooks=failed_hooks,
     )
+
+
+def _is_outage(detail: Mapping[str, Any]) -> bool:
+    return detail.get("server") == "redis" or detail["kind"] == "cut connections"
 
 
 def _deaths(faults: Iterable[Line]) -> dict[int, list[int]]:

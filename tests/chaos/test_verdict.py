@@ -93,7 +93,7 @@ def a_run_that_had_ended_is_called_lost(story: Story) -> None:
 @breaks("no_run_is_called_lost_that_had_ended", "the ledger says end by process 101 150 ms before it was killed")
 def a_step_whose_next_one_was_sent_is_called_lost(story: Story) -> None:
     story.change_lines(of("failed", What.START), detail={"follows": "next"})
-    story.tell(What.PUT, task_id="next")
+    story.tell(What.PUT, task_id="next", pid=FIRST)
     a_run_that_had_ended_is_called_lost(story)
 
 
@@ -306,6 +306,16 @@ def an_attempt_whose_retry_was_not_sent(story: Story) -> None:
     story.change("flaky", shown=replace(run.attempts[0], **LOST), attempts=[], letters=[letter], starts=1)
 
 
+def a_process_that_falls_with_the_redis_that_it_has_just_told(story: Story) -> None:
+    end = story.record().ends["d-failed-1-0"]
+    story.tell(What.FAULT, pid=1, detail={"kind": "stop Redis", "server": "redis"})
+    story.kill(FIRST, after=LONG)
+    letter = Letter(pk=9, publication="p-failed", generation=1, status="open", reason="worker_lost")
+    story.change_shown("failed", **LOST)
+    story.change("failed", letters=[replace(story.runs["failed"].letters[0], status="superseded"), letter])
+    assert story.record().fell_with_redis(end)
+
+
 def a_start_that_the_kill_has_kept_from_its_first_line(story: Story) -> None:
     run = story.runs["plain"]
     assert run.shown.started_at is not None
@@ -346,6 +356,7 @@ def a_killed_worker_that_is_called_lost(story: Story) -> None:
         an_end_just_before_the_kill,
         a_step_whose_next_one_was_not_sent,
         an_attempt_whose_retry_was_not_sent,
+        a_process_that_falls_with_the_redis_that_it_has_just_told,
         a_start_that_the_kill_has_kept_from_its_first_line,
         a_message_that_the_client_has_sent_twice,
         a_message_that_the_broker_has_delivered_again,
