@@ -10,7 +10,8 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -30,7 +31,8 @@ from .wire import CONNECT_SECONDS, REPLY_SECONDS, Heard, Wire, packed
 FIRST_CONNECT_WAIT_SECONDS = 0.05
 SECONDS_UNTIL_HEARD = 0.2
 FLUSH_SECONDS = 1.0
-GLANCE_SECONDS = 0.2
+GLANCE_SECONDS = 0.15
+SECONDS_MUTE = 1.0
 MAX_UNHEARD = 32  # replies, before the next append looks for them
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 5.0
@@ -97,12 +99,12 @@ class RedisJournal:
         self._fallback.flush()
 
     def claim(self, key: str, holder: str) -> str:
-        """Kept for 30 days. Raises where Redis does not answer within 0.2 s."""
+        """Kept for 30 days. Raises where Redis does not answer within 0.2 s or has not answered just now."""
         name = f"{self._keys().claims}:{key}".encode()
         claim = packed(b"SET", name, holder.encode(), b"NX", b"EX", b"%d" % CLAIM_SECONDS)
         if (replies := self._ask(claim, packed(b"GET", name))) is not None:
             return _text(replies[1])
-        with self.address.glance(GLANCE_SECONDS) as client:
+        with self._question() as client:
             client.set(name, holder, nx=True, ex=CLAIM_SECONDS)
             return _text(client.get(name))
 
@@ -115,12 +117,24 @@ class RedisJournal:
             pipe.execute()
 
     def holder(self, key: str) -> str:
-        """Raises where Redis does not answer within 0.2 s."""
+        """Raises where Redis does not answer within 0.2 s or has not answered just now."""
         name = f"{self._keys().claims}:{key}".encode()
         if (replies := self._ask(packed(b"GET", name))) is not None:
             return _text(replies[0])
-        with self.address.glance(GLANCE_SECONDS) as client:
+        with self._question() as client:
             return _text(client.get(name))
+
+    @contextmanager
+    def _question(self) -> Iterator[redis.Redis]:
+        """A client for it. Where one was not answered just now, the next is not asked: a task waits once."""
+        if time.monotonic() < self._mute_until:
+            raise redis.TimeoutError(f"no answer a moment ago, not asked for {SECONDS_MUTE:g} s")
+        try:
+            with self.address.glance(GLANCE_SECONDS) as client:
+                yield client
+        except (redis.ConnectionError, redis.TimeoutError):
+            self._mute_until = time.monotonic() + SECONDS_MUTE
+            raise
 
     def _ask(self, *commands: bytes) -> Sequence[object] | None:
         """The replies, over the connection that is there: to make one takes longer than to ask. None where there is
@@ -169,6 +183,7 @@ class RedisJournal:
         self._dialled = threading.Event()
         self._sent = threading.Event()
         self._closed_until = 0.0
+        self._mute_until = 0.0
         self._pause = FIRST_PAUSE_SECONDS
         self._logged = -SECONDS_BETWEEN_LOGS
         self.dropped.clear()
