@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from ..journal import forks
 from . import lifecycle
 from .lifecycle import Span
 from .shield import shielded
@@ -49,7 +50,8 @@ class _Watcher:
                 first = self.ended.popleft()
                 time.sleep(max(0.0, first.due - time.monotonic()))
                 if not first.span.ended:
-                    _tell(first)
+                    with forks.kept_away():
+                        _tell(first)
 
 
 _watcher = _Watcher()
