@@ -65,11 +65,11 @@ def _note(what: What, message: dict[str, Any], **detail: Any) -> None:
 
 
 class Stopwatch:
-    """The time that this process has spent in the app's code since the task began: by the clock, and without the time
-    in which the thread was ready and another had the processor."""
+    """The time that this process has spent in the app's code since the task began: by the clock (`wall`), without the
+    time in which the thread was ready and another had the processor (`net`), and at work itself (`cpu`)."""
 
     def __init__(self) -> None:
-        self.began = self.wall = self.net = self.calls = 0
+        self.began = self.wall = self.net = self.cpu = self.calls = 0
         self.slow: list[dict[str, Any]] = []
         self._depth = 0
 
@@ -80,11 +80,12 @@ class Stopwatch:
                 return hook(*args, **kwargs)
             self._depth += 1
             waited = waited_ns()  # before the clock: to read it lets another thread of this process run
-            began = time.monotonic_ns()
+            began, worked = time.monotonic_ns(), time.thread_time_ns()
             try:
                 return hook(*args, **kwargs)
             finally:
                 self._depth -= 1
+                self.cpu += time.thread_time_ns() - worked
                 self._add(hook.__qualname__, began, waited)
 
         return timed
@@ -99,10 +100,10 @@ class Stopwatch:
 
     def tell(self, **_signal: Any) -> None:
         """At the end of each task, after the app's own receiver."""
-        detail = {"began": self.began, "wall": self.wall, "net": self.net, "calls": self.calls, "slow": self.slow}
+        detail = {name: getattr(self, name) for name in ("began", "wall", "net", "cpu", "calls", "slow")}
         task = _signal["task"]
         ledger.append(Line(what=What.OURS, task_id=task.request.id, task=task.name, detail=detail))
-        self.began = self.wall = self.net = self.calls = 0
+        self.began = self.wall = self.net = self.cpu = self.calls = 0
         self.slow = []
 
 

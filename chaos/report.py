@@ -15,11 +15,13 @@ def lines(outcome: Outcome) -> Iterator[str]:
     yield f"  at rest {outcome.seconds_of_rest:.0f} s later"
     yield f"  {', '.join(f'{value} {name}' for name, value in outcome.counts.items())}"
     yield f"  {', '.join(f'{kind}: {count}' for kind, count in sorted(outcome.done.items()))}"
-    yield (
-        f"  in the app's code per task: median {cost.median:.2f} ms, p99 {cost.p99:.2f} ms, longest "
-        f"{cost.longest:.1f} ms ({cost.executions} executions, {cost.stopped} frozen; "
-        f"with the time that others had the processor p99 {cost.wall_p99:.2f} ms, longest {cost.wall_longest:.1f} ms)"
-    )
+    yield f"  in the app's code, {cost.executions} executions, {cost.stopped} of them frozen: median {cost.median:.2f} ms"
+    for name, p99, longest in (
+        ("without the time in which others had the processor", cost.p99, cost.longest),
+        ("with it", cost.wall_p99, cost.wall_longest),
+        ("at work itself", cost.cpu_p99, cost.cpu_longest),
+    ):
+        yield f"    {name}: p99 {p99:.2f} ms, longest {longest:.1f} ms"
     yield from (f"  note: {note}" for note in outcome.notes)
     for rule, found in outcome.findings.items():
         yield f"  {'ok  ' if not found else 'FAIL'} {rule.replace('_', ' ')}: {len(found)}"

@@ -15,7 +15,7 @@ OURS = "django_taskops."
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """Milliseconds in the app's code in one execution of a task, without the time in which the thread was ready and
-    another had the processor; `wall_` with it. Without those that a SIGSTOP has hit: `stopped` counts them."""
+    another had the processor; `wall_` with it, `cpu_` at work alone. Without those that a SIGSTOP has hit: `stopped` counts them."""
 
     executions: int = 0
     stopped: int = 0
@@ -24,12 +24,13 @@ class Cost:
     longest: float = 0.0
     wall_p99: float = 0.0
     wall_longest: float = 0.0
+    cpu_p99: float = 0.0
+    cpu_longest: float = 0.0
 
 
 def cost(record: Record) -> Cost:
     clean = [line for line in record.ours if not _was_stopped(record, line)]
-    net = sorted(line.detail["net"] / 1e6 for line in clean)
-    wall = sorted(line.detail["wall"] / 1e6 for line in clean)
+    net, wall, cpu = (sorted(line.detail[name] / 1e6 for line in clean) for name in ("net", "wall", "cpu"))
     if not net:
         return Cost(stopped=len(record.ours))
     return Cost(
@@ -40,6 +41,8 @@ def cost(record: Record) -> Cost:
         longest=net[-1],
         wall_p99=_quantile(wall, 0.99),
         wall_longest=wall[-1],
+        cpu_p99=_quantile(cpu, 0.99),
+        cpu_longest=cpu[-1],
     )
 
 

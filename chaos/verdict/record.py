@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from chaos.ledger import Line, What
+from chaos.stage import REDIS
 
 ENDS = (What.END, What.RAISED, What.RETRIED)
 UNHEARD_NS = 300_000_000  # until a process has heard, in vain, what Redis says to its last event
@@ -110,7 +111,7 @@ def record(lines: Iterable[Line], failed_hooks: Sequence[str] = ()) -> Record:
 
 
 def _is_outage(detail: Mapping[str, Any]) -> bool:
-    return detail.get("server") == "redis" or detail["kind"] == "cut connections"
+    return detail.get("server") == "redis" or detail.get("target") == REDIS
 
 
 def _deaths(faults: Iterable[Line]) -> dict[int, list[int]]:

@@ -148,7 +148,7 @@ def _ran(
 
 def _spent(began: int, milliseconds: float) -> dict[str, Any]:
     spent = int(milliseconds * MILLISECOND)
-    return {"began": began, "wall": spent, "net": spent, "calls": 4, "slow": []}
+    return {"began": began, "wall": spent, "net": spent, "cpu": spent, "calls": 4, "slow": []}
 
 
 def spend(story: Story, milliseconds: float, pid: int = FIRST) -> None:
