@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+REDIS, POSTGRES = 0, 1  # the targets of the proxy
+
 
 class Kind(StrEnum):
     KILL_CHILD = "kill child"

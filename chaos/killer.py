@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from chaos import ledger
-from chaos.faults import Fault, Kind
+from chaos.faults import POSTGRES, REDIS, Fault, Kind
 from chaos.fleet import Fleet, Worker, lives
 from chaos.ledger import Line, What
-from chaos.stage import POSTGRES, REDIS, Stage
+from chaos.stage import Stage
 
 SECONDS_UNTIL_ANOTHER_TRY = 0.3
 REDIS_SHARE = 0.6  # of the connections that are cut, and of the servers that are frozen

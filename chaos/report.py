@@ -15,7 +15,8 @@ def lines(outcome: Outcome) -> Iterator[str]:
     yield f"  at rest {outcome.seconds_of_rest:.0f} s later"
     yield f"  {', '.join(f'{value} {name}' for name, value in outcome.counts.items())}"
     yield f"  {', '.join(f'{kind}: {count}' for kind, count in sorted(outcome.done.items()))}"
-    yield f"  in the app's code, {cost.executions} executions, {cost.stopped} of them frozen: median {cost.median:.2f} ms"
+    executions = f"{cost.executions} executions, {cost.stopped} of them frozen"
+    yield f"  in the app's code, {executions}: median {cost.median:.2f} ms"
     for name, p99, longest in (
         ("without the time in which others had the processor", cost.p99, cost.longest),
         ("with it", cost.wall_p99, cost.wall_longest),

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from chaos.faults import POSTGRES, REDIS
 from chaos.ledger import LEDGER
 from example_site.embedded import die_with_parent, postgres_settings
 from tests.servers import PostgresServer, RedisServer, own_postgres, own_redis
 
 ROOT = Path(__file__).parents[1]
 DATABASE = "chaos"
-REDIS, POSTGRES = 0, 1  # the targets of the proxy
 STOP_SECONDS = 10
 FAVOURED = -5  # a nice value
 

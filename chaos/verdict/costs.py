@@ -15,7 +15,8 @@ OURS = "django_taskops."
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """Milliseconds in the app's code in one execution of a task, without the time in which the thread was ready and
-    another had the processor; `wall_` with it, `cpu_` at work alone. Without those that a SIGSTOP has hit: `stopped` counts them."""
+    another had the processor; `wall_` with it, `cpu_` at work alone. Without those that a SIGSTOP has hit, which
+    `stopped` counts."""
 
     executions: int = 0
     stopped: int = 0

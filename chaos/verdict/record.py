@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from chaos.faults import REDIS
 from chaos.ledger import Line, What
-from chaos.stage import REDIS
 
 ENDS = (What.END, What.RAISED, What.RETRIED)
 UNHEARD_NS = 300_000_000  # until a process has heard, in vain, what Redis says to its last event
