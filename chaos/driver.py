@@ -158,9 +158,10 @@ def _under_way() -> dict[str, object]:
 
     from django_taskops import journal
 
+    queue: str = getattr(settings, "CELERY_TASK_DEFAULT_QUEUE")  # noqa: B009 not in the stubs' settings
     with redis.Redis.from_url(settings.CELERY_BROKER_URL) as client:
         waiting = {
-            "a message": client.llen(settings.CELERY_TASK_DEFAULT_QUEUE),
+            "a message": client.llen(queue),
             "a message that is not acknowledged": client.hkeys("unacked"),
         }
     backlog = {source.name: source.backlog().entries for source in journal.sources()}

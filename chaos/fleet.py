@@ -104,7 +104,7 @@ class Fleet:
         Path(log).touch()
         arguments = ["worker", "-n", f"w{slot}@chaos", "--loglevel", "INFO", "--concurrency", str(CONCURRENCY)]
         arguments += ["--without-mingle", "--without-gossip"]
-        order = {"log": log, "arguments": arguments, "environment": {"TASKOPS_VERSION": version}}
+        order: dict[str, object] = {"log": log, "arguments": arguments, "environment": {"TASKOPS_VERSION": version}}
         return Worker(slot, self.boots, log, self._bear(slot % 2, order), version)
 
     def _bear(self, kind: int, order: dict[str, object]) -> int:

@@ -19,7 +19,8 @@ SCHEDULED = Path("/proc/thread-self/schedstat")
 
 def watch_puts() -> None:
     """Notes each message that a client puts into a queue, and each of which it can't say whether it got there."""
-    put = Channel._put
+    channel_class: Any = Channel
+    put = channel_class._put
 
     @wraps(put)
     def noted(channel: Any, queue: str, message: dict[str, Any], **kwargs: Any) -> Any:
@@ -31,7 +32,7 @@ def watch_puts() -> None:
         _note(What.PUT, message)
         return done
 
-    Channel._put = noted
+    channel_class._put = noted
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import random
 import signal
 import sys
 import time
+from typing import Any
 
 import django
 
@@ -41,13 +42,13 @@ def _look(chosen: random.Random, name: str) -> None:
         _decide(letter, name, discards=chosen.random() < SHARE_DISCARDED)
 
 
-def _decide(letter: object, name: str, *, discards: bool) -> None:
+def _decide(letter: Any, name: str, *, discards: bool) -> None:
     from django.db import connection
 
     from django_taskops.recovery import discard, requeue
 
     decide = discard if discards else requeue
-    facts = {"letter": letter.pk, "by": name, "action": decide.__name__}  # type: ignore[attr-defined]
+    facts = {"letter": letter.pk, "by": name, "action": decide.__name__}
     try:
         decision = decide(letter, by=name, reason="chaos")
     except Exception as error:

@@ -50,13 +50,17 @@ class Record:
     def had_ended(self, end: Line) -> bool:
         """True where nobody may call it lost: its body has ended for certain, and what Celery does then is done. A step
         whose next one was not sent has not ended, nor has an attempt whose retry was not."""
+        if not self.certain(end):
+            return False
         if end.what is What.RAISED and not end.detail.get("final", True):
             following = (*end.epoch, end.retries + 1)
             return self._certain_of([put for put in self.puts if attempt_of(put) == following and put.pid == end.pid])
         start = self.starts.get(end.delivery)
         follower = start.detail.get("follows", "") if start and end.what is What.END else ""
         if follower:
-            return self._certain_of([put for put in self.puts if put.task_id == follower and put.pid == end.pid])
+            return self._certain_of(
+                [put for put in self.puts if put.task_id == follower and put.pid == end.pid and put.at > end.at]
+            )
         return self.certain(end)
 
     def _certain_of(self, puts: Sequence[Line]) -> bool:

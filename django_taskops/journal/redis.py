@@ -172,7 +172,7 @@ class RedisJournal:
         keys = self._keys()
         self._pid = os.getpid()
         self._lock = threading.RLock()  # a signal handler of the project's may publish in the middle of an append
-        self._busy = False
+        self._busy: bool = False
         self._wire = None
         self._events = _Stream(keys.events, SHARE_OF_EVENTS)
         self._endings = _Stream(keys.endings, 1 - SHARE_OF_EVENTS)
@@ -183,7 +183,7 @@ class RedisJournal:
         self._dialled = threading.Event()
         self._sent = threading.Event()
         self._closed_until = 0.0
-        self._mute_until = 0.0
+        self._mute_until: float = 0.0
         self._pause = FIRST_PAUSE_SECONDS
         self._logged = -SECONDS_BETWEEN_LOGS
         self.dropped.clear()

@@ -119,7 +119,7 @@ FAILED: Mapping[str, Any] = {
 
 
 def _ran(
-    story: Story, name: str, end: What, told: Mapping[str, Any], pid: int = FIRST, nonce: str = "", **place: int
+    story: Story, name: str, end: What, told: Mapping[str, Any], pid: int = FIRST, nonce: str = "", **place: Any
 ) -> Delivery:
     """Writes the lines of one delivery, and returns how the app tells of it."""
     delivery = f"d-{name}-{place.get('generation', 0)}-{place.get('retries', 0)}"

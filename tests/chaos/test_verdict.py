@@ -3,6 +3,7 @@ nothing."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,11 +11,12 @@ from chaos.faults import Scenario
 from chaos.ledger import What
 from chaos.tables import Audit, Letter
 from chaos.verdict import ONLY, RULES, judge
+from chaos.verdict.finding import Finding
 from tests.chaos.stories import FIRST, MILLISECOND, OTHER, Story, of, quiet, said, spend
 
 LONG = 150 * MILLISECOND
 SHORT = 50 * MILLISECOND
-LOST = {"state": "FAILURE", "reason": "worker_lost", "verdict": "worker_lost"}
+LOST: dict[str, Any] = {"state": "FAILURE", "reason": "worker_lost", "verdict": "worker_lost"}
 
 Tampering = Callable[[Story], None]
 tamperings: dict[str, list[tuple[Tampering, str]]] = {}
@@ -212,7 +214,7 @@ def two_people_send_one_letter(story: Story) -> None:
 
 @breaks("one_decision_sends_once", "failed: generation 1 was started by 2 sends: ['n1', 'n2']")
 def one_generation_is_sent_twice(story: Story) -> None:
-    facts = {"task_id": "failed", "publication": "p-failed", "generation": 1}
+    facts: dict[str, Any] = {"task_id": "failed", "publication": "p-failed", "generation": 1}
     story.tell(What.START, pid=OTHER, **facts, delivery="d-again", tag="failed-9", nonce="n2")
 
 
@@ -376,12 +378,12 @@ def test_a_living_worker_may_be_called_lost_where_pauses_are_long() -> None:
     assert not any(judge(story.record(), story.tables(), Scenario.B).values())
 
 
-def judged(story: Story) -> dict[str, list[object]]:
-    return {**judge(story.record(), story.tables(), Scenario.A)}
+def judged(story: Story) -> dict[str, list[Finding]]:
+    return judge(story.record(), story.tables(), Scenario.A)
 
 
-def _second_delivery(story: Story, **facts: object) -> None:
-    place = {"task_id": "plain", "publication": "p-plain", "delivery": "d-second", **facts}
+def _second_delivery(story: Story, **facts: Any) -> None:
+    place: dict[str, Any] = {"task_id": "plain", "publication": "p-plain", "delivery": "d-second", **facts}
     start = story.tell(What.START, pid=OTHER, **place)
     story.tell(What.END, pid=OTHER, **place)
     run = story.runs["plain"]
