@@ -124,6 +124,32 @@ class RedisJournal:
         with self._question() as client:
             return _text(client.get(name))
 
+    def _keys(self) -> Keys:
+        return Keys.under(self.address.prefix)
+
+    def _renew(self) -> None:
+        """What a parent sent is the parent's; its thread and its lock do not survive a fork, its socket is closed."""
+        if self._wire is not None:
+            self._wire.close()
+        keys = self._keys()
+        self._pid = os.getpid()
+        self._lock = threading.RLock()  # a signal handler of the project's may publish in the middle of an append
+        self._busy = False
+        self._wire = None
+        self._events = _Stream(keys.events, SHARE_OF_EVENTS)
+        self._endings = _Stream(keys.endings, 1 - SHARE_OF_EVENTS)
+        self._drops_key = keys.drops.encode()
+        self._unconfirmed: deque[Record] = deque()
+        self._refused: list[Record] = []
+        self._dialling: threading.Thread | None = None
+        self._dialled = threading.Event()
+        self._sent = threading.Event()
+        self._closed_until = 0.0
+        self._mute_until = 0.0
+        self._pause = FIRST_PAUSE_SECONDS
+        self._logged = -SECONDS_BETWEEN_LOGS
+        self.dropped.clear()
+
     @contextmanager
     def _question(self) -> Iterator[redis.Redis]:
         """A client for it. Where one was not answered just now, the next is not asked: a task waits once."""
@@ -161,32 +187,6 @@ class RedisJournal:
             if isinstance(reply, redis.RedisError):
                 raise reply
         return replies
-
-    def _keys(self) -> Keys:
-        return Keys.under(self.address.prefix)
-
-    def _renew(self) -> None:
-        """What a parent sent is the parent's; its thread and its lock do not survive a fork, its socket is closed."""
-        if self._wire is not None:
-            self._wire.close()
-        keys = self._keys()
-        self._pid = os.getpid()
-        self._lock = threading.RLock()  # a signal handler of the project's may publish in the middle of an append
-        self._busy: bool = False
-        self._wire = None
-        self._events = _Stream(keys.events, SHARE_OF_EVENTS)
-        self._endings = _Stream(keys.endings, 1 - SHARE_OF_EVENTS)
-        self._drops_key = keys.drops.encode()
-        self._unconfirmed: deque[Record] = deque()
-        self._refused: list[Record] = []
-        self._dialling: threading.Thread | None = None
-        self._dialled = threading.Event()
-        self._sent = threading.Event()
-        self._closed_until = 0.0
-        self._mute_until: float = 0.0
-        self._pause = FIRST_PAUSE_SECONDS
-        self._logged = -SECONDS_BETWEEN_LOGS
-        self.dropped.clear()
 
     def _is_open(self) -> bool:
         if time.monotonic() < self._closed_until:

@@ -406,7 +406,7 @@ def test_a_connection_that_breaks_over_a_question_costs_no_event_and_the_questio
 ) -> None:
     journal.append(Story("1").started())
     eventually(lambda: journal._wire is not None)
-    server = address.client(1)
+    server: Any = address.client(1)
     server.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     assert journal.claim("key", "first") == "first"
