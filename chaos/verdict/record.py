@@ -37,7 +37,14 @@ class Record:
     def certain(self, line: Line) -> bool:
         """True where the process that wrote `line` lived on for long enough to say so elsewhere."""
         death = self.death_after(line)
-        return death is None or (death - line.at > CERTAIN_NS and not self.fell_with_redis(line))
+        if death is None:
+            return True
+        frozen = sum(min(end, death) - max(begin, line.at) for begin, end in self._stops_between(line, death))
+        return death - line.at - frozen > CERTAIN_NS and not self.fell_with_redis(line)
+
+    def _stops_between(self, line: Line, death: int) -> list[tuple[int, int]]:
+        stops = self.stops.get(line.pid, ())
+        return [(begin - CERTAIN_NS, end) for begin, end in stops if begin - CERTAIN_NS < death and end > line.at]
 
     def fell_with_redis(self, line: Line) -> bool:
         """True where the Redis that had just been told died, and the process before it learned of that. The one thing

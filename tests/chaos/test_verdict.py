@@ -297,6 +297,15 @@ def an_end_between_the_line_of_the_kill_and_the_kill(story: Story) -> None:
     story.change_lines(lambda line: line.what is What.FAULT, at=end.at - MILLISECOND)
 
 
+def an_end_of_a_process_that_is_frozen_and_then_killed(story: Story) -> None:
+    an_end_just_before_the_kill(story)
+    end = story.record().ends["d-plain-0-0"]
+    story.change_lines(lambda line: line.what is What.FAULT, at=end.at + 9 * LONG)
+    story.tell(What.FAULT, pid=1, detail={"kind": "SIGSTOP", "pids": [FIRST]})
+    story.change_lines(lambda line: line.detail.get("kind") == "SIGSTOP", at=end.at + MILLISECOND)
+    story.tell(What.MENDED, pid=1, after=99 * LONG, detail={"kind": "SIGSTOP", "pids": [FIRST]})
+
+
 def a_step_whose_next_one_was_not_sent(story: Story) -> None:
     """A requeue of it goes on with what follows."""
     story.change_lines(of("plain", What.START), detail={"follows": "next"})
@@ -363,6 +372,7 @@ def a_killed_worker_that_is_called_lost(story: Story) -> None:
         a_publish_that_was_refused_and_never_ran,
         an_end_just_before_the_kill,
         an_end_between_the_line_of_the_kill_and_the_kill,
+        an_end_of_a_process_that_is_frozen_and_then_killed,
         a_step_whose_next_one_was_not_sent,
         an_attempt_whose_retry_was_not_sent,
         a_process_that_falls_with_the_redis_that_it_has_just_told,
