@@ -77,7 +77,7 @@ class Record:
         """When the process that wrote `line` was killed, as far as is known: its kill is written down a moment before,
         in which it may still write."""
         killed = self.deaths.get(line.pid)
-        return max(killed[-1], line.at) if killed else None
+        return max(killed[0], line.at) if killed else None
 
     def could_not_send(self, line: Line) -> bool:
         """True where the process that wrote `line` had a message refused after it, before it began another task."""

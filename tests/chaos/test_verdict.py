@@ -297,6 +297,11 @@ def an_end_between_the_line_of_the_kill_and_the_kill(story: Story) -> None:
     story.change_lines(lambda line: line.what is What.FAULT, at=end.at - MILLISECOND)
 
 
+def an_end_before_a_kill_whose_dead_are_listed_with_their_worker(story: Story) -> None:
+    an_end_just_before_the_kill(story)
+    story.kill(FIRST, after=9 * LONG, kind="kill worker")
+
+
 def an_end_of_a_process_that_is_frozen_and_then_killed(story: Story) -> None:
     an_end_just_before_the_kill(story)
     end = story.record().ends["d-plain-0-0"]
@@ -372,6 +377,7 @@ def a_killed_worker_that_is_called_lost(story: Story) -> None:
         a_publish_that_was_refused_and_never_ran,
         an_end_just_before_the_kill,
         an_end_between_the_line_of_the_kill_and_the_kill,
+        an_end_before_a_kill_whose_dead_are_listed_with_their_worker,
         an_end_of_a_process_that_is_frozen_and_then_killed,
         a_step_whose_next_one_was_not_sent,
         an_attempt_whose_retry_was_not_sent,
