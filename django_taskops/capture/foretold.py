@@ -47,9 +47,7 @@ class _Watcher:
             self.wake.wait()
             self.wake.clear()
             while self.ended:
-                time.sleep(
-                    PATIENCE_SECONDS
-                )  # not for each: a busy process must not wake it for every task
+                time.sleep(PATIENCE_SECONDS)  # not for each: a busy process must not wake it for every task
                 self._look(time.monotonic())
 
     def _look(self, now: float) -> None:

@@ -1,7 +1,7 @@
 """Puts messages on the broker as they are, once, and tells apart what was not sent from what may have been."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Self
 
 from celery import Celery
@@ -100,7 +100,7 @@ class _Line:
     def __init__(self, app: Celery, connection: Connection) -> None:
         self._app = app
         self._connection = connection
-        self._producer = Producer(connection.channel())
+        self._producer = Producer(_channel(connection))
         self._declared: set[tuple[str, str]] = set()
 
     def declare(self, envelope: Envelope, *, unknown: bool) -> None:
@@ -125,6 +125,15 @@ class _Line:
             )
         except _unclear(self._connection) as error:
             raise Unconfirmed(str(error)) from error
+
+
+def _channel(connection: Connection) -> Any:
+    """kombu makes a new client of Redis for each message, which takes as long as the message itself."""
+    channel: Any = connection.channel()
+    if connection.transport.driver_type == "redis":
+        client = channel._create_client()  # noqa: SLF001 the one that it would make each time
+        channel.conn_or_acquire = lambda *_args, **_kwargs: nullcontext(client)
+    return channel
 
 
 @contextmanager

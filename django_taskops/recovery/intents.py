@@ -22,7 +22,7 @@ from ..conf import conf
 from ..events import Call, Event, EventKind
 from ..exceptions import AlreadyTaken, NotRequeueable, TaskOpsError
 from ..models import AuditAction, AuditEntry, DeadLetter, OutboxEntry, OutboxKind, OutboxStatus, TaskRun
-from ..projection import rows, writer
+from ..projection import bulk, rows, writer
 from ..states import LetterStatus
 from . import preflight
 from .decide import Decided, audit_entry
@@ -75,7 +75,7 @@ def commit(letters: Sequence[int], order: Order) -> tuple[list[Sending], dict[in
             except TaskOpsError as error:
                 refused[pk] = error
         _take([sending.letter for sending in sendings])
-        OutboxEntry.objects.bulk_create([_intent(sending, order) for sending in sendings])
+        bulk.insert(OutboxEntry, [_intent(sending, order) for sending in sendings], "key")
     return sendings, refused
 
 
@@ -166,7 +166,7 @@ def _take(letters: Sequence[DeadLetter]) -> None:
         DeadLetter.objects.filter(pk__in=pks).update(status=LetterStatus.REQUEUED, **facts)
 
 
-def _intent(sending: Sending, order: Order) -> OutboxEntry:
+def _intent(sending: Sending, order: Order) -> dict[str, Any]:
     """With the message itself where it has been edited; else the letter has it."""
     edited = {"envelope": b64encode(sending.envelope.to_bytes()).decode()} if order.changes.edits else {}
     payload = {
@@ -178,7 +178,8 @@ def _intent(sending: Sending, order: Order) -> OutboxEntry:
         **order.decided.as_payload(),
         **edited,
     }
-    return OutboxEntry(kind=OutboxKind.REQUEUE, key=sending.intent, payload=payload)
+    instants = {"created_at": sending.at, "available_at": sending.at}
+    return {"kind": OutboxKind.REQUEUE, "key": sending.intent, "payload": payload, **instants}
 
 
 def _published(sending: Sending) -> Event:

@@ -14,11 +14,12 @@ from ..states import LetterStatus
 from . import intents
 from .broker import Publisher
 from .decide import Decided, Decision, person
-from .intents import Order
+from .intents import Order, Sending
 from .message import Changes
-from .sending import Outcome, send
+from .sending import Outcome, confirmed, send
 
 BATCH = 100
+CONFIRMED_AT_ONCE = 500  # to write them down costs little more for many than for a few
 NOT_TRIED = "not_tried"
 
 
@@ -64,17 +65,28 @@ def _refresh(letter: DeadLetter) -> None:
 
 
 def requeue_each(letters: Sequence[int], order: Order) -> Iterator[tuple[int, Outcome]]:
-    """The same for the letters with these primary keys, in batches; each with what has become of it. One that fails
-    never stops the others; they are not tried any more once the broker can't be reached."""
-    with Publisher() as publisher:
-        for start in range(0, len(letters), BATCH):
-            batch = letters[start : start + BATCH]
-            if publisher.is_cut_off:
-                yield from ((pk, not_tried()) for pk in batch)
-                continue
-            sendings, refused = intents.commit(batch, order)
-            outcomes: Mapping[int, Outcome] = {**refused, **send(sendings, order, publisher)}
-            yield from ((pk, outcomes[pk]) for pk in batch)
+    """The same for the letters with these primary keys, in batches; each with what has become of it, as soon as that is
+    certain. One that fails never stops the others; they are not tried any more once the broker can't be reached."""
+    sent: list[Sending] = []
+    try:
+        with Publisher() as publisher:
+            for start in range(0, len(letters), BATCH):
+                batch = letters[start : start + BATCH]
+                if publisher.is_cut_off:
+                    yield from ((pk, not_tried()) for pk in batch)
+                    continue
+                sendings, refused = intents.commit(batch, order)
+                arrived, failed = send(sendings, order, publisher)
+                sent += arrived
+                yield from refused.items()
+                yield from failed.items()
+                if len(sent) >= CONFIRMED_AT_ONCE:
+                    sent, told = [], confirmed(sent, order)
+                    yield from told.items()
+    except BaseException:
+        confirmed(sent, order)
+        raise
+    yield from confirmed(sent, order).items()
 
 
 def not_tried() -> NotRequeueable:

@@ -26,15 +26,22 @@ Outcome: TypeAlias = Decision | TaskOpsError
 """What has become of a letter: the decision, or why there is none."""
 
 
-def send(sendings: Sequence[Sending], order: Order, publisher: Publisher) -> dict[int, Outcome]:
-    """What has become of each letter, by primary key. Those that could not be sent are open again."""
+def send(
+    sendings: Sequence[Sending], order: Order, publisher: Publisher
+) -> tuple[list[Sending], dict[int, NotRequeueable]]:
+    """Those that the broker has, for `confirmed`, and why it does not have which letters, by primary key; these are
+    open again."""
     errors = put_on_broker(sendings, publisher)
     for sending in sendings:
         if (error := errors.get(sending.letter.pk)) and error.code == NOT_SENT:
             intents.reopen(sending, order, f"not sent: {error.__cause__!r}")
-    arrived = [sending for sending in sendings if sending.letter.pk not in errors]
-    outcome = intents.confirm(arrived, order) if arrived else ""
-    return {**errors, **{sending.letter.pk: _decision(sending, outcome) for sending in arrived}}
+    return [sending for sending in sendings if sending.letter.pk not in errors], errors
+
+
+def confirmed(sendings: Sequence[Sending], order: Order) -> dict[int, Decision]:
+    """What was decided on each letter, by primary key, once it is written down that the broker has its message."""
+    outcome = intents.confirm(sendings, order) if sendings else ""
+    return {sending.letter.pk: _decision(sending, outcome) for sending in sendings}
 
 
 def put_on_broker(sendings: Sequence[Sending], publisher: Publisher) -> dict[int, NotRequeueable]:
