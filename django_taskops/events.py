@@ -107,6 +107,7 @@ class Event:
     retries: int = 0
     delivery: str = ""
     position: int = 0
+    cause_generation: int = 0  # of UPSTREAM_FAILED: the generation of what stands before, which the call's parent names
     call: Call | None = None
     executor: Executor | None = None
     outcome: Outcome | None = None
@@ -162,5 +163,31 @@ class Beat:
         return self.worker
 
 
-Record: TypeAlias = Event | Beat
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chord:
+    """A chord that has been published. `members` are the task ids of its header in order, those of chains being the
+    ids of their last steps; a tuple among them is a group that ends a member. `body` is the name of its body's task."""
+
+    kind: ClassVar[str] = "chord"
+
+    group_id: str
+    members: tuple[Any, ...]
+    at: datetime
+    body: str = ""
+
+    @property
+    def subject(self) -> str:
+        """What it is about, for logs."""
+        return self.group_id
+
+    @property
+    def task_id(self) -> str:
+        return self.group_id
+
+    @property
+    def task_name(self) -> str:
+        return self.body
+
+
+Record: TypeAlias = Event | Beat | Chord
 """What a journal keeps."""

@@ -3,6 +3,7 @@
 from celery import shared_task
 
 from .recovery.interrupted import finish_interrupted
+from .recovery.joins import Joins
 from .recovery.outbox import carry_out
 from .recovery.retention import prune
 
@@ -12,6 +13,7 @@ PRUNING_SECONDS = 60.0
 @shared_task(name="django_taskops.housekeep", ignore_result=True)
 def housekeep() -> None:
     """Takes up to a minute where there is much to delete. May run beside the housekeeper of a worker."""
+    Joins()()
     carry_out()
     finish_interrupted()
     prune(seconds=PRUNING_SECONDS)

@@ -16,7 +16,7 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 if overrides := json.loads(os.environ.get("TASKOPS_TEST_CELERY", "{}")):
     # With the prefix: before Celery 5.7 a name without it gives way to the one in Django's settings.
     app.conf.update({f"CELERY_{name.upper()}": value for name, value in overrides.items()})
-app.autodiscover_tasks(["tests", "tests.lifecycle", "tests.parking"])
+app.autodiscover_tasks(["tests", "tests.lifecycle", "tests.parking", "tests.workflows"])
 if os.environ.get("TASKOPS_TEST_BROKEN_JOURNAL"):
     worker_init.connect(break_journal, weak=False)
 

@@ -39,6 +39,7 @@ def test_it_says_what_went(database: str) -> None:
         "  0 dead letters that nobody waits for",
         "  0 outbox entries that were carried out",
         "  0 workers that were not heard of for a week",
+        "  0 chords of a month ago, of which no member is dead",
     ]
     assert not TaskRun.objects.exists()
 
@@ -65,6 +66,7 @@ def test_json(database: str, options: list[str]) -> None:
         "dead_letter": 0,
         "outbox": 0,
         "worker": 0,
+        "chord": 0,
     }
 
 

@@ -82,14 +82,19 @@ def review(verb: Verb, letters: Iterable[DeadLetter], chosen: Sequence[int], *, 
     """`with_calls` where the letters come with them (`payload.with_calls_of_runs`)."""
     letters = list(letters)
     refusals = verb.refusals(letters)
+    notes = verb.notes([letter for letter in letters if _may_be_decided(refusals.get(letter.pk))])
     rows = [
-        _row(verb, letter, payload.in_short(letter) if with_calls else "", refusals.get(letter.pk))
+        _row(letter, payload.in_short(letter) if with_calls else "", refusals.get(letter.pk), notes.get(letter.pk, ()))
         for letter in letters
     ]
     return Review(rows=rows, missing=len(chosen) - len(rows))
 
 
-def _row(verb: Verb, letter: DeadLetter, call: SafeString | str, refused: Refusal | None) -> Row:
+def _may_be_decided(refused: Refusal | None) -> bool:
+    return refused is None or refused.is_a_matter_of_judgement
+
+
+def _row(letter: DeadLetter, call: SafeString | str, refused: Refusal | None, notes: Sequence[str]) -> Row:
     return Row(
         letter=letter,
         badge=display.badge(letter.status, letter.get_status_display()),
@@ -97,7 +102,7 @@ def _row(verb: Verb, letter: DeadLetter, call: SafeString | str, refused: Refusa
         description=display.shortened(letter.description if letter.exception_type else "", MAX_DESCRIPTION_CHARS),
         call=call,
         refused=refused,
-        notes=verb.notes(letter) if refused is None or refused.is_a_matter_of_judgement else [],
+        notes=notes,
     )
 
 

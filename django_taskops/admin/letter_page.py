@@ -53,7 +53,7 @@ def context(request: HttpRequest, letter: DeadLetter, site: str, *, may_edit: bo
         ),
         "not_rerunnable": refusal.detail if refusal and letter.status == LetterStatus.OPEN else "",
         "parked": parked.remarks(letter),
-        "notes": REQUEUE.notes(letter) if REQUEUE in possible else [],
+        "notes": REQUEUE.notes([letter])[letter.pk] if REQUEUE in possible else [],
         "is_another_send": not payload.is_of(letter, run.described),
         **payload.context(request, run),
     }

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from django.utils.translation import pgettext_lazy
 
-from ..events import Beat, EventKind
+from ..events import Beat, Chord, EventKind
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
@@ -34,6 +34,7 @@ KINDS: Mapping[str, "StrOrPromise"] = {
     EventKind.UNDECODABLE: pgettext_lazy("event", "message not decodable"),
     EventKind.UPSTREAM_FAILED: pgettext_lazy("event", "will never run"),
     Beat.kind: pgettext_lazy("event", "sign of life of a worker"),
+    Chord.kind: pgettext_lazy("event", "chord published"),
 }
 
 TONES: Mapping[str, str] = {
@@ -49,5 +50,6 @@ TONES: Mapping[str, str] = {
     EventKind.UPSTREAM_FAILED: "quiet",
     EventKind.ABANDONED: "warning",
     Beat.kind: "quiet",
+    Chord.kind: "waiting",
 }
 """What is not listed is bad."""

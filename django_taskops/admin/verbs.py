@@ -62,6 +62,7 @@ class Verb:
     form: type[WhyForm] = WhyForm
     sends: bool = False  # what fails unexpectedly may have been sent
     check: Callable[[Sequence[DeadLetter]], Mapping[int, NotRequeueable]] | None = None
+    outlook: Callable[[Iterable[DeadLetter]], Mapping[int, list[str]]] | None = None  # of many, in a few queries
     remarks: Callable[[DeadLetter], list[str]] | None = None
 
     def allows(self, request: HttpRequest) -> bool:
@@ -84,13 +85,11 @@ class Verb:
         words = {"status": letter.get_status_display(), "wanted": LetterStatus(self.status).label}
         return Refusal(gettext("it is “%(status)s”, not “%(wanted)s”") % words)
 
-    def notes(self, letter: DeadLetter) -> list[str]:
-        """What to know beforehand of a letter that is not refused. Reads its envelope and its run."""
-        return self.remarks(letter) if self.remarks else []
-
-
-def _remarks(letter: DeadLetter) -> list[str]:
-    return [*preflight.notes(letter), *parked.before_requeue(letter)]
+    def notes(self, letters: Sequence[DeadLetter]) -> Mapping[int, list[str]]:
+        """What to know beforehand of letters that are not refused, by primary key. Reads their envelopes and runs."""
+        told = self.outlook(letters) if self.outlook and letters else {}
+        remarks = self.remarks or (lambda _letter: [])
+        return {letter.pk: [*told.get(letter.pk, ()), *remarks(letter)] for letter in letters}
 
 
 REQUEUE = Verb(
@@ -111,7 +110,8 @@ REQUEUE = Verb(
     form=AttemptsForm,
     sends=True,
     check=preflight.review,
-    remarks=_remarks,
+    outlook=preflight.notes,
+    remarks=parked.before_requeue,
 )
 
 DISCARD = Verb(

@@ -25,8 +25,10 @@ MAX_TOLD = 10_000
 RESULT_BEFORE = "<the result before>"
 _NAMESPACE = UUID("5f0c1b1e-5d0a-4c0b-9a63-0f4f2f6f0a51")
 _NO_MESSAGE = "an earlier step failed: requeue that one"
-_told: set[str] = set()
-"""What this process has told lately: every member of a chord names its body and all that follows."""
+SECONDS_TOLD = 10.0  # then it is told again: a member of its chord may have been put back meanwhile
+_told: dict[tuple[str, int], float] = {}
+"""What this process has told lately, by step and generation of the cause, and until when it need not be told again:
+every member of a chord names its body and all that follows."""
 
 
 def tell_upstream_failed(cause: Event, *, chain: Any, chord: Any, root: Any) -> None:
@@ -34,18 +36,19 @@ def tell_upstream_failed(cause: Event, *, chain: Any, chord: Any, root: Any) -> 
     its request says: signatures of the next steps, the last one first; the signature of the chord's body; the root id,
     which is theirs as well."""
     over = time.monotonic() + MAX_SECONDS
-    for task_id, step in islice(_steps([*_reversed(chain), chord], set()), MAX_STEPS):
-        if time.monotonic() > over:
+    for task_id, step in islice(steps(chain, chord), MAX_STEPS):
+        now = time.monotonic()
+        if now > over:
             return
-        if task_id not in _told:
+        if now > _told.get((task_id, cause.generation), 0):
             _tell(cause, task_id, step, root)
-            _remember(task_id)
+            _remember((task_id, cause.generation), now)
 
 
-def _remember(task_id: str) -> None:
+def _remember(step: tuple[str, int], now: float) -> None:
     if len(_told) >= MAX_TOLD:
         _told.clear()
-    _told.add(task_id)
+    _told[step] = now + SECONDS_TOLD
 
 
 @shielded
@@ -61,6 +64,7 @@ def _tell(cause: Event, task_id: str, step: Mapping[str, Any], root: Any) -> Non
         task_name=storable(name),
         at=cause.at,
         delivery=str(uuid5(_NAMESPACE, task_id)),
+        cause_generation=cause.generation,
         call=_call(cause, current_app, name, step, root),
         outcome=Outcome(exception_message=_because(cause), dead_letter=False),
     )
@@ -93,6 +97,11 @@ def _call(cause: Event, app: Celery, name: str, step: Mapping[str, Any], root: A
 def _because(cause: Event) -> str:
     said = cause.outcome.exception_message if cause.outcome else ""
     return storable(f"{cause.task_name} {cause.task_id} ended before: {said or cause.kind}", 1000)
+
+
+def steps(chain: Any, chord: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What follows a task by the `chain` and `chord` of its request: each task id that is frozen, and its signature."""
+    return _steps([*_reversed(chain), chord], set())
 
 
 def _steps(signatures: Sequence[Any], seen: set[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:

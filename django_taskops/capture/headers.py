@@ -2,7 +2,9 @@
 
 import secrets
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -13,10 +15,12 @@ ATTEMPTS = "taskops_attempts"  # how many starts a requeue grants
 OWNER = "taskops_owner"
 PERIODIC_TASK = "taskops_periodic_task"  # the name of its entry in beat's schedule
 REQUEUED_FROM = "taskops_requeued_from"
+JOINED = "taskops_joined"  # ids of the groups whose chords this app joins, and not Celery
+OUTLIVES = "taskops_outlives_revoke"  # Celery itself has revoked the id, when it gave the chord up
 DESCRIBE = "taskops_describe"  # the publisher's word may get lost: the worker describes the call as well
 DELIVERY = "taskops_delivery"  # never on the wire: stamped into the request where a worker receives it
 
-CARRIED = (PUBLICATION, GENERATION, NONCE, ATTEMPTS, OWNER, PERIODIC_TASK, REQUEUED_FROM)
+CARRIED = (PUBLICATION, GENERATION, NONCE, ATTEMPTS, OWNER, PERIODIC_TASK, REQUEUED_FROM, JOINED, OUTLIVES)
 
 
 def new_publication() -> str:
@@ -28,13 +32,35 @@ def stamp(headers: MutableMapping[str, Any], running: Any) -> None:
     """Gives a message its publication: that of `running`, the request of the task that publishes, where it publishes
     itself again (a retry, or Celery's `replace`, which drops custom headers); else a new one."""
     carried = {name: headers[name] for name in (OWNER,) if name in headers}
-    if running is not None and running.id == headers["id"] and _goes_on(headers, running):
+    if (sending := _sending.get()) is not None:
+        carried |= sending
+    elif running is not None and running.id == headers["id"] and _goes_on(headers, running):
         carried |= {name: getattr(running, name) for name in CARRIED if getattr(running, name, None) is not None}
     else:
         carried[PUBLICATION] = new_publication()
     for name in (*CARRIED, DESCRIBE, DELIVERY):  # Celery sends all headers of a message along with its retry
         headers.pop(name, None)
     headers.update(carried)
+
+
+@contextmanager
+def sent_as(publication: str, **more: Any) -> Iterator[None]:
+    """What is published inside belongs to this publication, and is one send of it: of several sends of one message a
+    worker starts one. It has `more` headers."""
+    token = _sending.set({PUBLICATION: publication, NONCE: new_publication(), **more})
+    try:
+        yield
+    finally:
+        _sending.reset(token)
+
+
+_sending: ContextVar[Mapping[str, Any] | None] = ContextVar("taskops_sending", default=None)
+
+
+def joined(headers: Mapping[str, Any]) -> frozenset[str]:
+    """The groups whose chords this app joins."""
+    named = headers.get(JOINED)
+    return frozenset(map(str, named)) if isinstance(named, (list, tuple)) else frozenset()
 
 
 def _goes_on(headers: Mapping[str, Any], running: Any) -> bool:

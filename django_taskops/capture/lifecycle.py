@@ -26,6 +26,7 @@ from ..exceptions import EnvelopeError
 from ..states import DeadLetterReason, QuietReason
 from . import headers as own
 from .call import describe, without_envelope
+from .chords import canvas_of
 from .downstream import tell_upstream_failed
 from .frames import outcome_of, qualified
 from .options import parks
@@ -84,7 +85,7 @@ def begin(task: Any) -> Span | None:
     if request.called_directly or span_of(request) or not records(task.name, eager=bool(request.is_eager)):
         return None
     delivery = getattr(request, own.DELIVERY, None) or str(uuid.uuid4())
-    _spans[request] = span = Span(delivery, chain=tuple(request.chain or ()), around=sys.exc_info()[1])
+    _spans[request] = span = Span(delivery, chain=canvas_of(request).chain, around=sys.exc_info()[1])
     if request.is_eager:
         tell(task, EventKind.PUBLISHED, delivery="", call=_eager_call(task))
     tell(task, EventKind.STARTED)
@@ -211,7 +212,7 @@ def _tell_downstream(request: Any, span: Span, end: Event, outcome: Outcome) -> 
     chain waits."""
     goes_on = outcome.parked or outcome.reason in (QuietReason.REPLACED, QuietReason.DUPLICATE)
     if not (request.is_eager or goes_on or end.kind is EventKind.RETRIED):
-        tell_upstream_failed(end, chain=_unsent(request, span), chord=request.chord, root=request.root_id)
+        tell_upstream_failed(end, chain=_unsent(request, span), chord=canvas_of(request).chord, root=request.root_id)
 
 
 def _unsent(request: Any, span: Span) -> Sequence[Any]:

@@ -12,7 +12,7 @@ from celery._state import get_current_task
 from .. import journal
 from ..conf import conf
 from ..events import Event, EventKind, Outcome
-from . import beat, consumer, lifecycle, worker, wrapper
+from . import beat, chords, consumer, lifecycle, worker, wrapper
 from . import headers as own
 from .call import describe, instant, is_certain, sender_of, task_of, with_envelope, without_envelope
 from .envelope import of_publish
@@ -42,6 +42,7 @@ never taken out, so that the oldest give way."""
 
 def connect() -> None:
     """Connects every receiver, once however often it is called."""
+    chords.tell_chords()
     for name, receiver in _RECEIVERS.items():
         getattr(signals, name).connect(receiver, weak=False, dispatch_uid=f"taskops.{name}")
 
@@ -123,7 +124,8 @@ def task_received(request: Any = None, **_kwargs: Any) -> None:
 
 @shielded
 def task_prerun(task: Any = None, **_kwargs: Any) -> None:
-    """For tasks without our wrapper: eager ones, and those registered after the worker's start."""
+    """A beginning for tasks without our wrapper: eager ones, and those registered after the worker's start."""
+    chords.let_go(task.request)
     if not wrapper.wrapped(task) or task.request.is_eager:
         lifecycle.begin(task)
 

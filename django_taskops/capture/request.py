@@ -9,11 +9,13 @@ import celery
 from celery import _state, states
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
+from celery.worker import state
 
 from .. import journal
 from ..conf import conf
 from ..events import Event, EventKind, Outcome
 from ..states import DeadLetterReason
+from . import chords
 from . import headers as own
 from .downstream import tell_upstream_failed
 from .frames import outcome_of
@@ -45,6 +47,13 @@ class TaskOpsRequest:
     taskops_succeeded = False
     taskops_parked = False  # its failure is on record, and the result backend does not hear of it
     taskops_let_out = False  # its failure was to be parked, and could not be recorded
+    taskops_canvas: chords.Canvas | None = None  # as the message has it, where a chord was let go
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        chords.let_go_in_main(self)
+        if self.request_dict.get(own.OUTLIVES):  # type: ignore[attr-defined]
+            state.revoked.discard(self.id)  # type: ignore[attr-defined]
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         try:
@@ -225,7 +234,8 @@ def _tell_end(request: Any, kind: EventKind, outcome: Outcome, **facts: Any) -> 
 @shielded
 def _tell_downstream(request: Any, event: Event) -> None:
     embed = request._payload[2] or {}  # noqa: SLF001
-    tell_upstream_failed(event, chain=embed.get("chain"), chord=embed.get("chord"), root=request.root_id)
+    canvas = request.taskops_canvas or chords.Canvas(tuple(embed.get("chain") or ()), embed.get("chord"))
+    tell_upstream_failed(event, chain=canvas.chain, chord=canvas.chord, root=request.root_id)
 
 
 def event_of(request: Any, kind: EventKind, **facts: Any) -> Event:

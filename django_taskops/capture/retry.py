@@ -10,6 +10,7 @@ from typing import Any
 from celery.exceptions import MaxRetriesExceededError, Reject, Retry
 
 from . import headers as own
+from .chords import held_again
 from .lifecycle import span_of
 
 _PARAMETERS = ("args", "kwargs", "exc", "throw", "eta", "countdown", "max_retries")
@@ -34,7 +35,8 @@ def _retry(task: Any, original: Callable[..., Any], *positional: Any, **named: A
     _refuse(task, given)
     before = vars(task).get("override_max_retries")
     try:
-        return original(*positional, **named | _granted(task, original, given))
+        with held_again(task.request):
+            return original(*positional, **named | _granted(task, original, given))
     except (Retry, Reject):
         raise
     except Exception:

@@ -1,4 +1,4 @@
-"""Events and beats as bytes: one line of JSON, and after it the envelope as it is.
+"""Events, beats and chords as bytes: one line of JSON, and after it the envelope as it is.
 
 What equals its default is left out. Keys that this release does not know are passed over, those that are missing have
 their default: a journal may hold events of the release before and of the next one.
@@ -10,19 +10,23 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from ..events import Beat, Call, Event, EventKind, Executor, Held, Outcome, Record
+from ..events import Beat, Call, Chord, Event, EventKind, Executor, Held, Outcome, Record
 from ..exceptions import TaskOpsError
 
 VERSION = 1
 
 
 class UnreadableEvent(TaskOpsError, ValueError):
-    """The bytes are neither an event nor a beat of this release."""
+    """The bytes are no record of this release."""
 
 
 def encode(record: Record) -> bytes:
     """Raises TypeError or ValueError for what JSON can't hold; capture makes no such events."""
-    return _encode_beat(record) if isinstance(record, Beat) else _encode_event(record)
+    if isinstance(record, Event):
+        return _encode_event(record)
+    known = _BEAT if isinstance(record, Beat) else _CHORD
+    line = _given(record, known) | {"format": VERSION, "kind": record.kind}
+    return _dumps(line).encode("ascii")
 
 
 def _encode_event(event: Event) -> bytes:
@@ -35,18 +39,15 @@ def _encode_event(event: Event) -> bytes:
     return text if call is None or call.envelope is None else b"%b\n%b" % (text, call.envelope)
 
 
-def _encode_beat(beat: Beat) -> bytes:
-    line = _given(beat, _BEAT) | {"format": VERSION, "kind": beat.kind}
-    return _dumps(line).encode("ascii")
-
-
 def decode(data: bytes, position: int = 0) -> Record:
-    """The event, at `position` of its journal, or the beat. Raises UnreadableEvent."""
+    """The event, at `position` of its journal, the beat or the chord. Raises UnreadableEvent."""
     line, separator, envelope = data.partition(b"\n")
     try:
         given = json.loads(line.decode("ascii"))
         if given["kind"] == Beat.kind:
             return _beat(given)
+        if given["kind"] == Chord.kind:
+            return _chord(given)
         if separator:
             given["call"]["envelope"] = envelope
         return _event(given, position)
@@ -84,6 +85,20 @@ def _beat(given: dict[str, Any]) -> Beat:
     return beat
 
 
+def _chord(given: dict[str, Any]) -> Chord:
+    """Raises ValueError for what no row could hold."""
+    given["at"] = _instant(given["at"])
+    given["members"] = _members(given["members"])
+    chord = Chord(**_known_only(given, _CHORD_NAMES))
+    _check_text("group_id", chord.group_id, 255)
+    _check_text("body", chord.body, 255)
+    return chord
+
+
+def _members(given: list[Any]) -> tuple[Any, ...]:
+    return tuple(_members(member) if isinstance(member, list) else str(member) for member in given)
+
+
 def _check(event: Event) -> None:
     """What tells events apart, since not every database refuses what can't be."""
     for name, length in _LENGTHS:
@@ -100,7 +115,7 @@ def _check_text(name: str, text: str, length: int) -> None:
 
 
 _LENGTHS = (("task_id", 255), ("task_name", 255), ("publication", 32), ("delivery", 36))
-_LIMITS = (("generation", 2**31), ("nesting", 2**15), ("retries", 2**31))
+_LIMITS = (("generation", 2**31), ("nesting", 2**15), ("retries", 2**31), ("cause_generation", 2**31))
 
 
 def _given(part: Any, known: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
@@ -143,5 +158,7 @@ _NAMES = {name: frozenset(field.name for field in fields(maker)) for name, maker
 _EVENT = _known(Event, "at", "position", *_PARTS)
 _BEAT = _known(Beat)
 _BEAT_NAMES = frozenset(field.name for field in fields(Beat))
+_CHORD = _known(Chord)
+_CHORD_NAMES = frozenset(field.name for field in fields(Chord))
 _EVENT_NAMES = frozenset(field.name for field in fields(Event))
 _dumps = json.JSONEncoder(separators=(",", ":"), default=datetime.isoformat).encode

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from ..events import EventKind, Record
+from ..events import Chord, EventKind, Record
 from .postponed import Postponed
 
 SECONDS_AT_EXIT = 2.0
@@ -52,7 +52,7 @@ class DirectJournal:
             self.postponed.put(event)
         elif not self._writer.in_transaction():
             self._apply(event)
-        elif self._writer.can_wait_for_commit(publish=event.kind is EventKind.PUBLISHED):
+        elif self._writer.can_wait_for_commit(publish=event.kind in _PUBLISHED):
             self._writer.on_commit(lambda: self._apply(event))
         else:
             self.postponed.put(event)
@@ -106,6 +106,9 @@ class DirectJournal:
             self._writer.apply_afresh([event])
         finally:
             self._writer.release()
+
+
+_PUBLISHED = (EventKind.PUBLISHED, Chord.kind)
 
 
 def _in_event_loop() -> bool:

@@ -22,6 +22,7 @@ class OutboxKind(models.TextChoices):
     LEASE = "lease"
     DRAFT = "draft"
     MANY = "decide_many"
+    CHORD = "chord"
 
 
 class OutboxStatus(models.TextChoices):

@@ -18,7 +18,7 @@ from ..events import Record
 from ..journal import forks
 from ..journal.base import Entry, Source, is_full
 from ..journal.codec import UnreadableEvent, decode
-from ..models import DeadLetter, OutboxEntry, QuarantinedEntry, RunEnvelope, TaskAttempt, TaskRun, WorkerBeat
+from ..models import Chord, DeadLetter, OutboxEntry, QuarantinedEntry, RunEnvelope, TaskAttempt, TaskRun, WorkerBeat
 from . import quarantine, writer
 from .limits import is_contention
 
@@ -36,7 +36,7 @@ SECONDS_BETWEEN_LOGS = 60.0
 logger = logging.getLogger("django_taskops")
 
 _Read: TypeAlias = tuple[Entry, Record]
-_TABLES = (TaskRun, TaskAttempt, DeadLetter, OutboxEntry, RunEnvelope, QuarantinedEntry, WorkerBeat)
+_TABLES = (TaskRun, TaskAttempt, DeadLetter, OutboxEntry, RunEnvelope, QuarantinedEntry, WorkerBeat, Chord)
 
 
 @dataclass(slots=True)

@@ -2,7 +2,8 @@
 
 Correct with any number of concurrent writers: the runs that are there are locked in key order, the others are inserted
 in the order of their ids, and a writer that finds itself overtaken there begins again. Everything else follows from
-what was read under these locks. Tables are always taken in the order runs, attempts, letters, outbox, envelopes.
+what was read under these locks. Tables are always taken in the order runs, attempts, letters, outbox, envelopes,
+chords.
 """
 
 from collections import defaultdict
@@ -15,10 +16,10 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import Q
 
 from ..conf import conf
-from ..events import Beat, Event, EventKind, Record
+from ..events import Beat, Chord, Event, EventKind, Record
 from ..models import OutboxEntry, OutboxKind, OutboxStatus, RunEnvelope, TaskAttempt, TaskRun
 from ..states import SETTLED, QuietReason
-from . import beats, bulk, letters, limits, rows
+from . import beats, bulk, chords, letters, limits, rows
 from .merge import Merged, Run, merge
 
 _GLANCE = replace(
@@ -43,16 +44,15 @@ def apply(records: Sequence[Record], *, impatient: bool = False, background: boo
         return
     events = [record for record in records if isinstance(record, Event)]
     told = [record for record in records if isinstance(record, Beat)]
-    by_task: dict[str, list[Event]] = defaultdict(list)
-    for event in events:
-        by_task[event.task_id].append(event)
+    joints = [record for record in records if isinstance(record, Chord)]
     within = limits.IMPATIENT if impatient else limits.BACKGROUND if background else limits.NONE
     inside = connections[conf.DATABASE].in_atomic_block
     for _start in range(MAX_STARTS):
         try:
             with limits.limited_transaction(within):
-                if by_task:
-                    _apply(by_task, events)
+                if events:
+                    _apply(chords.without_stale(events))
+                chords.write(joints)
                 beats.write(told)  # last: whoever sees a beat sees what came before it
         except _Overtaken:
             continue
@@ -61,10 +61,13 @@ def apply(records: Sequence[Record], *, impatient: bool = False, background: boo
                 raise
             continue
         return
-    raise OperationalError(f"expected to write {len(by_task)} runs, was overtaken {MAX_STARTS} times")
+    raise OperationalError(f"expected to write {len(events)} events, was overtaken {MAX_STARTS} times")
 
 
-def _apply(by_task: Mapping[str, Sequence[Event]], events: Sequence[Event]) -> None:
+def _apply(events: Sequence[Event]) -> None:
+    by_task: dict[str, list[Event]] = defaultdict(list)
+    for event in events:
+        by_task[event.task_id].append(event)
     known = _locked_runs(by_task)
     stored = _attempts(known, events)
     lettered = letters.of_runs(known)
@@ -83,6 +86,7 @@ def _apply(by_task: Mapping[str, Sequence[Event]], events: Sequence[Event]) -> N
     described = {pk for pk, result in merged.items() if result.run.newly_described}
     letters.write(merged, lettered, described)
     _write_envelopes(merged, known, described)
+    chords.touch(merged.values())
 
 
 def _insert(task_ids: Iterable[str], by_task: Mapping[str, Sequence[Event]]) -> dict[int, Merged]:

@@ -18,6 +18,7 @@ from ..journal import forks
 from ..projection.connection import own_connection
 from . import bulk, retention
 from .interrupted import finish_interrupted
+from .joins import Joins
 from .lease import Lease
 from .outbox import carry_out
 from .reaper import Reaper
@@ -93,7 +94,9 @@ def lease_seconds() -> float:
 
 def start(**_signal: Any) -> None:
     """When a worker is ready."""
-    housekeeper = Housekeeper([carry_out, finish_interrupted, bulk.work_off, Reaper(boot_id()), retention.chore])
+    housekeeper = Housekeeper(
+        [Joins(), carry_out, finish_interrupted, bulk.work_off, Reaper(boot_id()), retention.chore]
+    )
     _housekeepers.append(housekeeper)
     housekeeper.start()
 

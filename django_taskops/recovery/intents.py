@@ -24,7 +24,7 @@ from ..exceptions import AlreadyTaken, NotRequeueable, TaskOpsError
 from ..models import AuditAction, AuditEntry, DeadLetter, OutboxEntry, OutboxKind, OutboxStatus, TaskRun
 from ..projection import bulk, rows, writer
 from ..states import LetterStatus
-from . import preflight
+from . import canvas, preflight
 from .decide import Decided, audit_entry
 from .message import Changes, NewId, message_for
 
@@ -76,6 +76,7 @@ def commit(letters: Sequence[int], order: Order) -> tuple[list[Sending], dict[in
                 refused[pk] = error
         _take([sending.letter for sending in sendings])
         bulk.insert(OutboxEntry, [_intent(sending, order) for sending in sendings], "key")
+        canvas.take_over(sending.letter for sending in sendings)
     return sendings, refused
 
 
@@ -88,6 +89,8 @@ def confirm(sendings: Sequence[Sending], order: Order) -> str:
     try:
         with transaction.atomic(using=conf.DATABASE):
             writer.apply([_published(sending) for sending in sendings])
+            behind = canvas.downstream(sending.letter for sending in sendings)
+            canvas.expect({task_id for task_ids in behind.values() for task_id in task_ids})
             settle([sending.intent for sending in sendings], OutboxStatus.DONE)
             AuditEntry.objects.bulk_create([_audit(sending, order, "sent") for sending in sendings])
     except Exception:

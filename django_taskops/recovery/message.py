@@ -17,6 +17,7 @@ from ..capture.sealing import Undecryptable
 from ..events import Call
 from ..exceptions import EnvelopeError, NotRequeueable
 from ..models import DeadLetter
+from . import canvas
 
 LONGEST_COUNTDOWN = 366 * 24 * 3600
 
@@ -160,6 +161,8 @@ def _fresh_headers(
     if moved:
         fresh |= {"id": moved.task_id, own.PUBLICATION: moved.publication, own.REQUEUED_FROM: task_id}
         fresh["root_id"] = fresh["id"] if old.get("root_id") in (None, task_id) else old["root_id"]
+    if groups := canvas.joined_groups(letter):
+        fresh[own.JOINED] = list(groups)
     return fresh
 
 

@@ -23,6 +23,7 @@ from ..models import DeadLetter, OutboxEntry, OutboxKind, OutboxStatus
 from ..signals import dead_letter_resolved, recorder_blind, task_dead_lettered
 from . import alerts
 from .broker import publish
+from .joins import send_body
 from .notice import notice_of
 from .parking import let_through
 from .rerun import rerun
@@ -144,4 +145,5 @@ _HANDLERS: Mapping[OutboxKind, Callable[[OutboxEntry], None]] = {
     OutboxKind.ALERT: alerts.send,
     OutboxKind.RERUN: _rerun,
     OutboxKind.LET_THROUGH: let_through,
+    OutboxKind.CHORD: send_body,
 }

@@ -10,20 +10,32 @@ from celery import current_app
 from django.db import connections, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from kombu.utils import json
 
-from ..capture.envelope import Envelope
 from ..conf import conf
 from ..events import EventKind
-from ..exceptions import EnvelopeError, NotRequeueable
+from ..exceptions import NotRequeueable
 from ..models import DeadLetter, TaskRun
 from ..projection import writer
 from ..states import DeadLetterReason
 from . import workers
+from .canvas import KnownChords
 from .healed import Healed, Healings
 from .message import Changes, arguments_of, envelope_of
+from .outlook import outlook
 
-FORCEABLE = frozenset({"running", "redelivery_pending", "stale", "healed", "unregistered", "bad_arguments"})
+FORCEABLE = frozenset(
+    {
+        "running",
+        "redelivery_pending",
+        "stale",
+        "healed",
+        "unregistered",
+        "bad_arguments",
+        "canvas_unreadable",
+        "chord_unknown",
+        "chord_results_lost",
+    }
+)
 """The codes of refusals that are a matter of judgement."""
 
 
@@ -34,6 +46,7 @@ class Surroundings:
 
     registered: frozenset[str] | None = None
     healings: Healings = field(default_factory=Healings)
+    chords: KnownChords = field(default_factory=KnownChords)
 
 
 def look_around(letters: Sequence[int]) -> Surroundings:
@@ -55,6 +68,7 @@ def check(
             _check_not_healed(surroundings.healings.of_letter(letter.pk))
         _check_registered(letter, surroundings)
         _check_arguments(letter, changes)
+        surroundings.chords.check(letter)
 
 
 def review(letters: Iterable[DeadLetter], changes: Changes | None = None) -> dict[int, NotRequeueable]:
@@ -106,26 +120,15 @@ def redelivery_due(run: TaskRun) -> datetime | None:
     return timezone.make_aware(due) if due is not None and timezone.is_naive(due) else due
 
 
-def notes(letter: DeadLetter) -> list[str]:
-    """What a requeue of this letter does besides what people expect, in sentences. Needs its run and envelope."""
-    told = []
-    if needs_new_id(letter, letter.run):
-        told.append(_("Gets a new task id."))
-    if not letter.parked and _chord_of(letter):
-        told.append(_("Its chord has failed already: the chord's body will not run."))
-    return told
-
-
-def _chord_of(letter: DeadLetter) -> object:
-    """The chord that the message belongs to, None where there is none or nobody can tell."""
-    try:
-        envelope = Envelope.from_bytes(letter.envelope or b"")
-        if envelope.content_type != "application/json":
-            return None
-        _args, _kwargs, embed = json.loads(envelope.body)
-        return embed.get("chord")
-    except (EnvelopeError, ValueError, TypeError, AttributeError):
-        return None
+def notes(letters: Iterable[DeadLetter]) -> dict[int, list[str]]:
+    """What a requeue of these letters does besides what people expect, in sentences, by primary key. Needs their runs
+    and envelopes; a few queries, whatever their number."""
+    letters = list(letters)
+    told = outlook(letters)
+    return {
+        letter.pk: [*([_("Gets a new task id.")] if needs_new_id(letter, letter.run) else ()), *told[letter.pk]]
+        for letter in letters
+    }
 
 
 def needs_new_id(letter: DeadLetter, run: TaskRun) -> bool:

@@ -40,8 +40,8 @@ def requeue(
     `by` is a user, a name, or None for the app itself; `reason` is why. `attempts` grants "fresh" (the task's own
     policy from the start), "once" or that many starts. `args`, `kwargs` and `queue` replace the original ones, None
     keeps them; `countdown` in seconds. `force` overrides every refusal that is a matter of judgement: the codes
-    "stale", "healed", "unregistered", "bad_arguments", "running" and "redelivery_pending". Expired tasks, and those
-    whose id has been published anew since, get a new id.
+    "stale", "healed", "unregistered", "bad_arguments", "running" and "redelivery_pending", and those of a chord that
+    can't be joined. Expired tasks, and those whose id has been published anew since, get a new id.
 
     It is sent at least once, and starts at most once, unless forced; see docs/recovery.md. Raises NotRequeueable (its
     `code` says why) and AlreadyTaken; then nothing has been sent, and a letter that was open is open, but for the code

@@ -22,6 +22,8 @@ from django.utils import timezone
 
 from ..conf import conf, problems
 from ..models import (
+    Chord,
+    ChordResult,
     DeadLetter,
     OutboxEntry,
     OutboxKind,
@@ -31,6 +33,7 @@ from ..models import (
     TaskRun,
     WorkerBeat,
 )
+from ..projection.chords import BADLY_ENDED
 from ..projection.clock import DatabaseNow
 from ..projection.limits import Limits, limited_transaction
 from ..projection.writer import DATABASE_ID, lock_for_writing
@@ -76,6 +79,7 @@ class Pruned:
     dead_letter: int = 0
     outbox: int = 0
     worker: int = 0
+    chord: int = 0
     longest_seconds: float = field(default=0.0, compare=False)
 
 
@@ -260,6 +264,15 @@ class _Letters(_Rows):
         return _delete(DeadLetter, pk__in=chosen)
 
 
+class _Chords(_Rows):
+    __slots__ = ()
+
+    def delete(self, pks: Collection[int]) -> int:
+        locked = self.lock(pks)
+        _delete(ChordResult, chord__in=locked)
+        return _delete(Chord, pk__in=locked)
+
+
 def _after(place: dict[str, Any]) -> Q:
     """Rows beyond `place`, the values of one or two keys. The first key says it alone too: only so an index helps."""
     pk = Q(pk__gt=place.pop("pk"))
@@ -343,6 +356,9 @@ def _own_rows() -> Iterator[_Rows]:
     yield _Rows(kind="outbox", rows=OutboxEntry.objects.all(), due=outbox)
     silent = Q(applied_at__lt=DatabaseNow() - timedelta(days=OWN_DAYS))  # the database's clock on both sides
     yield _Rows(kind="worker", rows=WorkerBeat.objects.all(), due=silent)
+    dead = TaskRun.objects.filter(group_id=OuterRef("group_id"), reason__in=BADLY_ENDED)
+    settled = Q(created_at__lt=_ago(CLAIM_DAYS)) & Q(~Exists(dead))
+    yield _Chords(kind="chord", rows=Chord.objects.all(), due=settled)
 
 
 def _ago(days: int | None) -> datetime:

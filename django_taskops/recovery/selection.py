@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db.models import Max, QuerySet
 
+from ..exceptions import NotRequeueable
 from ..models import DeadLetter
 from ..states import LetterStatus
 from . import preflight
@@ -17,6 +18,7 @@ from .requeue import BATCH
 
 ANYTHING = "*"
 ALREADY_TAKEN = "already_taken"
+OUTLOOKS = 10  # letters of which it is said what follows them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +68,13 @@ def newest_of(task_ids: Sequence[str]) -> tuple[list[int], list[str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a requeue of some letters would do. `refused` counts by code, `examples` has a sentence for each."""
+    """What a requeue of some letters would do. `refused` counts by code, `examples` has a sentence for each. `outlook`
+    says of the first tasks what will run next."""
 
     matching: int
     refused: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, str] = field(default_factory=dict)
+    outlook: Sequence[str] = ()
 
     @property
     def rerunnable(self) -> int:
@@ -81,21 +85,28 @@ def preview(letters: Sequence[int], *, force: bool) -> Preview:
     """Looks at them a hundred at a time, and keeps none."""
     refused: Counter[str] = Counter()
     examples: dict[str, str] = {}
+    outlook: list[str] = []
     for chunk in _chunks(letters, BATCH):
-        for code, sentence in _refusals(chunk, force=force):
+        still_open = list(DeadLetter.objects.filter(pk__in=chunk, status=LetterStatus.OPEN).select_related("run"))
+        refusals = _refusals(still_open, force=force)
+        taken = [(ALREADY_TAKEN, "somebody has decided on it before")] * (len(chunk) - len(still_open))
+        for code, sentence in [*taken, *((each.code, each.detail) for each in refusals.values())]:
             refused[code] += 1
             examples.setdefault(code, sentence)
-    return Preview(matching=len(letters), refused=refused, examples=examples)
+        outlook += _outlook([letter for letter in still_open if letter.pk not in refusals][: OUTLOOKS - len(outlook)])
+    return Preview(matching=len(letters), refused=refused, examples=examples, outlook=outlook)
 
 
-def _refusals(chunk: Sequence[int], *, force: bool) -> Iterator[tuple[str, str]]:
-    found = list(DeadLetter.objects.filter(pk__in=chunk).select_related("run"))
-    still_open = [letter for letter in found if letter.status == LetterStatus.OPEN]
-    for _taken in range(len(chunk) - len(still_open)):
-        yield ALREADY_TAKEN, "somebody has decided on it before"
-    for refusal in preflight.review(still_open).values():
-        if not (force and refusal.code in preflight.FORCEABLE):
-            yield refusal.code, refusal.detail
+def _refusals(letters: Sequence[DeadLetter], *, force: bool) -> dict[int, NotRequeueable]:
+    found = preflight.review(letters)
+    return {pk: refusal for pk, refusal in found.items() if not (force and refusal.code in preflight.FORCEABLE)}
+
+
+def _outlook(letters: Sequence[DeadLetter]) -> Iterator[str]:
+    notes = preflight.notes(letters)
+    for letter in letters:
+        if notes[letter.pk]:
+            yield f"{letter.task_name} {letter.task_id}: {' '.join(notes[letter.pk])}"
 
 
 def _chunks(items: Any, size: int) -> Iterator[list[Any]]:

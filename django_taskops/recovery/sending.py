@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from celery import Celery
@@ -12,7 +12,7 @@ from ..capture import headers as own
 from ..capture.call import app_of
 from ..exceptions import NotRequeueable, TaskOpsError
 from ..models import AuditAction
-from . import intents, pollers
+from . import canvas, intents, pollers
 from .broker import Publisher, Unconfirmed
 from .decide import Decision
 from .intents import Order, Sending
@@ -46,11 +46,12 @@ def confirmed(sendings: Sequence[Sending], order: Order) -> dict[int, Decision]:
 
 def put_on_broker(sendings: Sequence[Sending], publisher: Publisher) -> dict[int, NotRequeueable]:
     """Why which letters were not sent, or may not have been. Writes nothing into our tables."""
-    held = _hold_pollers(sendings)
+    waiting = _waiting(sendings)
+    held = _hold_pollers(sendings, waiting)
     errors = _publish(sendings, publisher)
     failed = {pk for pk, error in errors.items() if error.code == NOT_SENT}
     _supersede([sending for sending in sendings if sending.letter.pk not in failed])
-    _give_back_pollers([sending for sending in sendings if sending.letter.pk in failed], held)
+    _give_back_pollers({task_id for pk in failed for task_id in waiting[pk]}, held)
     return errors
 
 
@@ -100,18 +101,28 @@ def _superseded(sending: Sending) -> Iterator[tuple[str, str]]:
             yield key, f"it was put back as {sending.task_id}, generation {sending.generation}"
 
 
-def _hold_pollers(sendings: Sequence[Sending]) -> Mapping[Celery, Mapping[str, Any]]:
+def _waiting(sendings: Sequence[Sending]) -> Mapping[int, Sequence[str]]:
+    """The ids that may be waited for, by letter: its task's own, and those of what follows it."""
+    behind = canvas.downstream(sending.letter for sending in sendings)
+    return {sending.letter.pk: [*_own_id(sending), *behind[sending.letter.pk]] for sending in sendings}
+
+
+def _own_id(sending: Sending) -> Sequence[str]:
+    headers = sending.envelope.headers
+    return () if sending.moved or headers.get("ignore_result") else (headers["id"],)
+
+
+def _hold_pollers(
+    sendings: Sequence[Sending], waiting: Mapping[int, Sequence[str]]
+) -> Mapping[Celery, Mapping[str, Any]]:
     """Before anything is sent: a re-run may be quicker than we are."""
-    ids: dict[Celery, list[str]] = defaultdict(list)
+    ids: dict[Celery, dict[str, None]] = defaultdict(dict)
     for sending in sendings:
-        headers = sending.envelope.headers
-        if not (sending.moved or headers.get("ignore_result")):
-            ids[app_of(sending.envelope)].append(headers["id"])
-    return {app: pollers.hold(app, task_ids) for app, task_ids in ids.items()}
+        ids[app_of(sending.envelope)].update(dict.fromkeys(waiting[sending.letter.pk]))
+    return {app: pollers.hold(app, list(task_ids)) for app, task_ids in ids.items()}
 
 
-def _give_back_pollers(failed: Sequence[Sending], held: Mapping[Celery, Mapping[str, Any]]) -> None:
-    unsent = {sending.envelope.headers["id"] for sending in failed}
+def _give_back_pollers(unsent: Collection[str], held: Mapping[Celery, Mapping[str, Any]]) -> None:
     for app, metas in held.items():
         if back := {task_id: meta for task_id, meta in metas.items() if task_id in unsent}:
             pollers.give_back(app, back)

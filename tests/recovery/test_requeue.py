@@ -327,12 +327,12 @@ def test_a_countdown_leaves_as_much_time_to_run_as_before(database: str, queue: 
     assert timedelta(seconds=590) < after < timedelta(seconds=610)
 
 
-def test_people_are_told_what_a_requeue_will_not_do(worker: Worker) -> None:
+def test_people_are_told_what_a_requeue_sets_going(worker: Worker) -> None:
     result: Any = chord([tasks.succeed.si(), tasks.fail.si()])(tasks.collect.s())
     header = [member.id for member in result.parent.results]
     letter = eventually(lambda: DeadLetter.objects.get(task_id__in=header))
 
-    assert [note for note in preflight.notes(letter) if "chord" in note]
+    assert eventually(lambda: [note for note in preflight.notes([letter])[letter.pk] if "a chord of 2" in note])
 
 
 def test_a_letter_that_could_not_be_sent_can_be_sent_later(

@@ -19,6 +19,8 @@ from pytest_django import Settings
 
 from django_taskops.models import (
     AuditEntry,
+    Chord,
+    ChordResult,
     DeadLetter,
     OutboxEntry,
     OutboxKind,
@@ -291,7 +293,7 @@ def test_a_window_is_looked_at_once(database: str, settings: Settings, monkeypat
     with CaptureQueriesContext(connections[database]) as queries:
         prune()
     looked = [query["sql"] for query in queries if " ORDER BY " in query["sql"] and "LIMIT 3" in query["sql"]]
-    assert len([sql for sql in looked if "taskops_taskrun" in sql]) == 4
+    assert len([sql for sql in looked if "taskops_taskrun" in sql and "taskops_chord" not in sql]) == 4
     assert len(set(looked)) == len(looked)
 
 
@@ -521,3 +523,15 @@ def in_threads(database: str, *functions: Callable[[], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(len(functions)) as threads:
         return list(threads.map(run, functions))
+
+
+def test_a_chord_goes_after_a_month_unless_a_member_is_dead(database: str) -> None:
+    old = timezone.now() - timedelta(days=32)
+    for name, created in (("gone", old), ("dead", old), ("new", timezone.now())):
+        chord = Chord.objects.create(group_id=name, members=["a"], created_at=created)
+        ChordResult.objects.create(chord=chord, task_id="a", content_type="", content_encoding="", result=b"1")
+    TaskRunFactory(group_id="dead", state="FAILURE", reason="failed")
+
+    assert prune() == Pruned(chord=1)
+    assert sorted(Chord.objects.values_list("group_id", flat=True)) == ["dead", "new"]
+    assert ChordResult.objects.count() == 2

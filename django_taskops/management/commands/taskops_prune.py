@@ -19,6 +19,7 @@ WORDS = {
     "dead_letter": "dead letters that nobody waits for",
     "outbox": "outbox entries that were carried out",
     "worker": "workers that were not heard of for a week",
+    "chord": "chords of a month ago, of which no member is dead",
 }
 
 

@@ -148,9 +148,12 @@ class Command(BaseCommand):
             skipped = {**found.refused, **({UNKNOWN: len(unknown)} if unknown else {})}
             matching = found.matching + len(unknown)
             told = {"dry_run": True, "matching": matching, "rerunnable": found.rerunnable, "skipped": skipped}
-            self.stdout.write(json.dumps({**told, "examples": dict(found.examples)}, indent=2))
+            told |= {"examples": dict(found.examples), "outlook": list(found.outlook)}
+            self.stdout.write(json.dumps(told, indent=2))
             return
         self.stdout.write(f"{found.matching:,} matching, {found.rerunnable:,} can be run again.")
+        for sentence in found.outlook:
+            self.stdout.write(f"  {sentence}")
         for code, count in found.refused.items():
             self.stdout.write(f"  {count:,} will be skipped ({code}): {found.examples[code]}")
         if unknown:
