@@ -25,10 +25,10 @@ MAX_TOLD = 10_000
 RESULT_BEFORE = "<the result before>"
 _NAMESPACE = UUID("5f0c1b1e-5d0a-4c0b-9a63-0f4f2f6f0a51")
 _NO_MESSAGE = "an earlier step failed: requeue that one"
-SECONDS_TOLD = 10.0  # then it is told again: a member of its chord may have been put back meanwhile
-_told: dict[tuple[str, int], float] = {}
-"""What this process has told lately, by step and generation of the cause, and until when it need not be told again:
-every member of a chord names its body and all that follows."""
+SECONDS_TOLD = 2.0  # then it is told again: a member of its chord may have been put back meanwhile
+_told: dict[tuple[str, str, int], float] = {}
+"""What this process has told lately, by step and cause, and until when it need not be told again. The members of a
+chord are one cause: each names its body and all that follows."""
 
 
 def tell_upstream_failed(cause: Event, *, chain: Any, chord: Any, root: Any) -> None:
@@ -40,12 +40,13 @@ def tell_upstream_failed(cause: Event, *, chain: Any, chord: Any, root: Any) -> 
         now = time.monotonic()
         if now > over:
             return
-        if now > _told.get((task_id, cause.generation), 0):
+        told = (task_id, "" if chord else cause.task_id, cause.generation)
+        if now > _told.get(told, 0):
             _tell(cause, task_id, step, root)
-            _remember((task_id, cause.generation), now)
+            _remember(told, now)
 
 
-def _remember(step: tuple[str, int], now: float) -> None:
+def _remember(step: tuple[str, str, int], now: float) -> None:
     if len(_told) >= MAX_TOLD:
         _told.clear()
     _told[step] = now + SECONDS_TOLD

@@ -35,7 +35,7 @@ SECONDS_BETWEEN_REMINDERS = 60.0
 RESULTS_KEPT = timedelta(hours=1)  # after the body was sent
 MAX_FORGOTTEN = 1000
 LOOKED_BACK = timedelta(hours=1)
-STORED_WITHIN = timedelta(seconds=60)
+STORED_WITHIN = timedelta(seconds=5)
 GRACE = timedelta(seconds=2)
 
 logger = logging.getLogger("django_taskops")
