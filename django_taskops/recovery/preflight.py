@@ -171,7 +171,8 @@ def _check_not_healed(healed: Healed | None) -> None:
 
 
 def _check_registered(letter: DeadLetter, surroundings: Surroundings) -> None:
-    if surroundings.registered is not None and letter.task_name not in surroundings.registered:
+    known = surroundings.registered is None or letter.task_name in surroundings.registered
+    if letter.task_name and not known:
         raise NotRequeueable(
             "unregistered",
             f"no live worker has registered {letter.task_name!r}, it would die again: start one that has, or force it",
