@@ -187,7 +187,7 @@ def test_a_dead_letter_queue_is_put_back(letters: list[DeadLetter], queue: Broke
 
     assert as_json("--from-queue", dead.name, "--dry-run") == (
         0,
-        {"dry_run": True, "matching": 1, "rerunnable": 1, "skipped": {}, "examples": {}},
+        {"dry_run": True, "matching": 1, "rerunnable": 1, "skipped": {}, "examples": {}, "outlook": []},
     )
     assert len(dead) == 1
     assert as_json("--from-queue", dead.name)[1]["sent"] == 1

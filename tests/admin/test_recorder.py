@@ -13,7 +13,7 @@ from pytest_django import Settings
 
 from django_taskops.admin import recorder
 from django_taskops.admin.recorder_words import KINDS, TONES
-from django_taskops.events import Beat, EventKind
+from django_taskops.events import Beat, Chord, EventKind
 from django_taskops.journal.base import Backlog
 from django_taskops.journal.codec import encode
 from django_taskops.models import QuarantinedEntry, Recorder
@@ -211,7 +211,7 @@ def test_an_instant_beyond_the_calendar_breaks_no_page(
 
 
 def test_every_kind_of_event_has_a_word() -> None:
-    assert set(KINDS) == {*EventKind, Beat.kind}
+    assert set(KINDS) == {*EventKind, Beat.kind, Chord.kind}
     assert set(TONES) <= set(KINDS)
 
 
