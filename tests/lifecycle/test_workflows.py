@@ -148,5 +148,5 @@ def test_a_chain_that_was_requeued_is_told_as_if_it_had_never_failed(worker: Wor
     tasks.heal(name)
     requeue(run_of(last.parent.id).dead_letters.get())
 
+    eventually(lambda: run_of(last.id).state == "SUCCESS")
     eventually(lambda: seen_from(last.id) == "succeed > broken_until_healed > add")
-    assert run_of(last.id).state == "SUCCESS"
