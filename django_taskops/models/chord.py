@@ -7,9 +7,10 @@ from django.db import models
 from django.utils import timezone
 
 from .manager import TaskOpsManager
+from .partly_indexed import PartlyIndexed
 
 
-class Chord(models.Model):
+class Chord(PartlyIndexed):
     """One chord, as its publisher has told it. The first word stays, however often its tasks run.
 
     `members` are the task ids of its header, in order; a list among them is a group that ends a member. `failed` once

@@ -40,6 +40,7 @@ def test_once_with_nothing_to_do_says_so_and_ends(start_drain: Callable[..., Pro
 
 def test_a_dry_run_says_what_waits_and_applies_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     told = tell(5)
+    journal.flush()
 
     call_command("taskops_drain", "--dry-run", "--json")
     assert {"source": "redis", "waiting": 25, "error": ""} in json.loads(capsys.readouterr().out)
