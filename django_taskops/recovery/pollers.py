@@ -47,7 +47,9 @@ def _listen_afresh(backend: Any, task_ids: Iterable[str]) -> None:
     consumer: Any = getattr(backend, "result_consumer", None)
     heard = getattr(consumer, "subscribed_to", ())
     if heard and not heard.isdisjoint(map(backend.get_key_for_task, task_ids)):
-        consumer._reconnect_pubsub()  # noqa: SLF001 Celery's own way, from 5.4 to 5.7
+        consumer._pubsub.close()  # noqa: SLF001 Celery would leave its connections to the garbage collector
+        backend.client.connection_pool.disconnect(inuse_connections=False)
+        consumer._reconnect_pubsub()  # noqa: SLF001 its own way, from 5.4 to 5.7
 
 
 class _Store:
