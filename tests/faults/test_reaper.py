@@ -134,6 +134,9 @@ def _a_killed_one_is_found(workers: list[Worker]) -> None:
     results = [tasks.wait_for.delay(name) for name in names]
     for name in names:
         eventually(lambda: tasks.calls(f"started:{name}"))  # noqa: B023
+    # What is told over a connection that has died is told again a quarter of a second later, by who lives.
+    ids = [result.id for result in results]
+    eventually(lambda: TaskRun.objects.filter(task_id__in=ids, state="STARTED").count() == len(ids))
     workers[0].kill()
     eventually(lambda: DeadLetter.objects.filter(reason="worker_lost").count() == 2, timeout=40)
     for name in names:
