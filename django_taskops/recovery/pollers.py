@@ -21,15 +21,15 @@ logger = logging.getLogger("django_taskops")
 
 def hold(app: Celery, task_ids: Sequence[str]) -> Mapping[str, Any]:
     """Turns FAILURE into RETRY for these tasks; returns those that had it, for `give_back`. Never raises."""
+    held: Mapping[str, Any] = {}
     try:
-        store = _store_of(app)
-        held = store.turn(task_ids, states.FAILURE, states.RETRY) if store else {}
-        _listen_afresh(app.backend, held)
+        if store := _store_of(app):
+            held = store.turn(task_ids, states.FAILURE, states.RETRY)
+            _listen_afresh(app.backend, held)
     except Exception:
         if due("pollers"):
             logger.warning("django-taskops: pollers of what is put back may still read FAILURE", exc_info=True)
-        return {}
-    return held
+    return held  # also where only the listening went wrong: what is not sent then has to fail again
 
 
 def give_back(app: Celery, held: Mapping[str, Any]) -> None:

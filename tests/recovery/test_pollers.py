@@ -65,6 +65,20 @@ def test_a_backend_that_is_away_stops_nobody() -> None:
     assert pollers.hold(away, ["task"]) == {}
 
 
+def test_what_was_turned_is_known_though_this_process_can_not_listen_afresh(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it could not fail again, where it is then not sent."""
+    backend: Any = app.backend
+    fail(backend, "task")
+    monkeypatch.setattr(pollers, "_listen_afresh", _refuse)
+    held = pollers.hold(app, ["task"])
+
+    assert list(held) == ["task"]
+    pollers.give_back(app, held)
+    assert backend.get_task_meta("task", cache=False)["status"] == states.FAILURE
+
+
 def test_a_get_that_is_asked_after_the_requeue_waits_for_the_answer(worker: Worker) -> None:
     key = uuid4().hex
     result = tasks.broken_until_healed.delay(key)
