@@ -30,11 +30,19 @@ def pytest_configure(config: pytest.Config) -> None:
     services = ExitStack()
     _keep_bytecode(config)
     config.add_cleanup(services.close)
-    start_services(services)
+    for_others = _hands_tests_to_others(config)
+    start_services(services, for_others=for_others)
+    if for_others:
+        return  # pytest-django would read the settings in the others before they have a Redis
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
     django.setup()
     importlib.import_module("tests.celery_app")  # makes it the current app of this process
     _flush_again_after_a_deadlock()
+
+
+def _hands_tests_to_others(config: pytest.Config) -> bool:
+    """True of the process that `-n` makes the master of others."""
+    return bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
 
 
 def _keep_bytecode(config: pytest.Config) -> None:

@@ -22,13 +22,18 @@ Server = Callable[[Path], AbstractContextManager[str]]
 missing: dict[str, str] = {}
 
 
-def start_services(until: ExitStack) -> None:
+def start_services(until: ExitStack, *, for_others: bool) -> None:
     """Sets REDIS_URL, DATABASE_URL, MYSQL_URL, a file for SQLite and a folder for the spool; `until` stops and removes
-    what was started here."""
+    what was started here.
+
+    `for_others` in a process that only hands the tests to others, which find these addresses in their environment. They
+    share the databases, where each has its own tables, but no Redis: tests look at all that a broker holds.
+    """
     folder = Path(tempfile.mkdtemp(prefix="taskops-tests-"))
     until.callback(shutil.rmtree, folder, ignore_errors=True)
     for variable, server in SERVERS.items():
-        _start(until, variable, server, folder)
+        if not (for_others and variable == "REDIS_URL"):
+            _start(until, variable, server, folder)
     os.environ["TASKOPS_TEST_SQLITE"] = str(folder / "tests.sqlite3")
     os.environ["TASKOPS_TEST_SPOOL"] = str(folder / "spool")
 
