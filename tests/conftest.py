@@ -156,7 +156,8 @@ def _publish_to(queue: BrokerQueue, settings: Settings, monkeypatch: pytest.Monk
 
 @pytest.fixture(autouse=True)
 def fresh_journal() -> Iterator[None]:
-    """What one test made of the journal, a pause after an outage say, is nothing to the next."""
+    """What one test made of the journal, a pause after an outage say, is nothing to the next: nor is what still waits
+    for a database that this test had not opened, which would be written as soon as another opens it."""
     from django_taskops.journal.direct import DirectJournal
     from django_taskops.projection import writer
 
@@ -164,7 +165,7 @@ def fresh_journal() -> Iterator[None]:
     usual = journal.use(fresh)
     yield
     journal.use(usual)
-    fresh.flush()
+    fresh.postponed._forget()
 
 
 @pytest.fixture
