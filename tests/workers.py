@@ -342,7 +342,15 @@ def _end(processes: Sequence[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, STOP_SECONDS)
+    eventually(lambda: all(map(_has_ended, processes)), STOP_SECONDS, f"{processes} to end")
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Or waits for its parent to take note, which for an orphan may be a second later."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _end_group(pid: int) -> None:

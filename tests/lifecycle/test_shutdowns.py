@@ -35,7 +35,7 @@ def test_a_warm_shutdown_lets_it_finish_and_gives_the_rest_back(start_worker: Wo
 @since_5_5
 def test_a_soft_shutdown_that_gives_it_time_is_no_loss(start_worker: WorkerStarter) -> None:
     """Celery then says RETRY of a task that has succeeded."""
-    worker = start_worker(celery={"worker_soft_shutdown_timeout": 20})
+    worker = start_worker(celery={"worker_soft_shutdown_timeout": 4})
     started = key()
     result = tasks.wait_for.delay(started)
     eventually(lambda: tasks.calls(f"started:{started}"))

@@ -1,6 +1,7 @@
 """A worker for each result backend, shared by all tests here. One at a time: its housekeeper looks into its own."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -66,7 +67,9 @@ def _start(starter: WorkerStarter, results: str) -> Worker:
 
 
 @pytest.fixture
-def flow(worker: Worker) -> "Workflow":
-    from tests.workflows.workflow import Workflow  # models, which can't be imported before the settings are there
+def flow(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> "Workflow":
+    from django_taskops.recovery import joins  # models, which can't be imported before the settings are there
+    from tests.workflows.workflow import Workflow
 
+    monkeypatch.setattr(joins, "GRACE", timedelta(seconds=0.5))  # in each test a member has ended just now
     return Workflow()
