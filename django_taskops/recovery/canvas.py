@@ -30,10 +30,11 @@ READABLE = ("application/json", "application/x-yaml", "application/x-msgpack")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Following:
-    """What follows a task. `chords` wait for it, the innermost first: group id and body; `groups` are the ids of all
-    that do, as far as they are known. `readable` is False where only a worker can read the message, and it is not known
-    what follows."""
+    """What follows a task, as its message says it: `envelope`, None where it can't be read. `chords` wait for it, the
+    innermost first: group id and body; `groups` are the ids of all that do, as far as they are known. `readable` is
+    False where only a worker can read the message, and it is not known what follows."""
 
+    envelope: Envelope | None = None
     canvas: Canvas = NOTHING
     chords: Sequence[tuple[str, Any]] = ()
     groups: Sequence[str] = ()
@@ -55,10 +56,12 @@ def following(blob: bytes | memoryview | None) -> Following:
     canvas = canvas_of(envelope)
     if canvas is None:
         own_group = envelope.headers.get("group")
-        return Following(groups=groups or ([str(own_group)] if own_group else []), readable=False)
+        groups = groups or ([str(own_group)] if own_group else [])
+        return Following(envelope=envelope, groups=groups, readable=False)
     around = list(enclosing(envelope.headers.get("group"), canvas))
     found = [group for group, _body in around]
-    return Following(canvas=canvas, chords=around, groups=[*found, *(group for group in groups if group not in found)])
+    groups = [*found, *(group for group in groups if group not in found)]
+    return Following(envelope=envelope, canvas=canvas, chords=around, groups=groups)
 
 
 def canvas_of(envelope: Envelope, accept: Iterable[str] = READABLE) -> Canvas | None:
@@ -77,10 +80,10 @@ def embed_of(envelope: Envelope, accept: Iterable[str] = READABLE) -> Mapping[st
     return embed if isinstance(embed, Mapping) else None
 
 
-def joined_groups(letter: DeadLetter) -> Sequence[str]:
+def joined_groups(letter: DeadLetter, follows: Following) -> Sequence[str]:
     """The chords that this app joins once the letter's task is put back. None for one that is parked: Celery has not
     heard of its failure, and goes on with its chord."""
-    return () if letter.parked else following(letter.envelope).groups
+    return () if letter.parked else follows.groups
 
 
 class KnownChords:
@@ -89,12 +92,12 @@ class KnownChords:
     def __init__(self) -> None:
         self._lost: dict[str, Sequence[str] | None] = {}
 
-    def check(self, letter: DeadLetter) -> None:
+    def check(self, letter: DeadLetter, follows: Following) -> None:
         """Raises NotRequeueable where a chord waits for the task that nobody could join any more."""
-        if not (letter.parked or following(letter.envelope).readable):
+        if not (letter.parked or follows.readable):
             _check_unread(letter)
             return
-        for group in joined_groups(letter):
+        for group in joined_groups(letter, follows):
             self._check_chord(letter, self._lost_of(storable_id(group)))
 
     def _lost_of(self, group_id: str) -> Sequence[str] | None:
@@ -139,12 +142,12 @@ def _named(task_ids: Sequence[str]) -> str:
     return f"{shown}, …" if len(task_ids) > NAMED else shown
 
 
-def take_over(letters: Iterable[DeadLetter]) -> None:
+def take_over(letters: Iterable[tuple[DeadLetter, Following]]) -> None:
     """From now on this app joins the chords that wait for the tasks of these letters, as their messages say to the
     worker. In the transaction of the intents."""
     envelopes: dict[str, Any] = {}
-    for letter in letters:
-        for group in joined_groups(letter):
+    for letter, follows in letters:
+        for group in joined_groups(letter, follows):
             envelopes.setdefault(storable_id(group), letter.envelope)
     if not envelopes:
         return
@@ -155,10 +158,10 @@ def take_over(letters: Iterable[DeadLetter]) -> None:
         chord.save(update_fields=["envelope", "failed", "touched"])
 
 
-def downstream(letters: Iterable[DeadLetter]) -> dict[int, list[str]]:
+def downstream(letters: Iterable[tuple[DeadLetter, Following]]) -> dict[int, list[str]]:
     """The ids of what will run after the tasks of these letters, by the letter's primary key, as far as nothing else
     stands in the way: what waits for a chord of which another member is dead is left out."""
-    follows = {letter.pk: following(letter.envelope) for letter in letters}
+    follows = {letter.pk: each for letter, each in letters}
     blocked = dead_members({storable_id(group) for each in follows.values() for group in each.groups})
     return {pk: list(_unblocked(each, blocked)) for pk, each in follows.items()}
 

@@ -18,7 +18,7 @@ from ..exceptions import TaskOpsError
 from ..models import AuditAction, DeadLetter, OutboxEntry, OutboxKind, OutboxStatus, TaskRun
 from ..projection import rows
 from ..states import LetterStatus
-from . import intents
+from . import canvas, intents
 from .broker import Publisher
 from .decide import Decided, audit
 from .intents import Order, Sending
@@ -95,8 +95,9 @@ def _sending(intent: OutboxEntry, letter: DeadLetter, run: TaskRun, order: Order
     """None, and the letter open again, where its message can't be made any more."""
     moved = NewId(*intent.payload["moved"]) if intent.payload.get("moved") else None
     generation = intent.payload["generation"]
+    follows = canvas.following(letter.envelope)
     try:
-        envelope = _edited(intent, message_for(letter, generation, order.changes, moved))
+        envelope = _edited(intent, message_for(letter, follows, generation, order.changes, moved))
         call = order.changes.described(rows.call_of(run), envelope)
     except TaskOpsError as error:
         intents.settle([intent.key], OutboxStatus.FAILED, str(error))
@@ -105,6 +106,7 @@ def _sending(intent: OutboxEntry, letter: DeadLetter, run: TaskRun, order: Order
         return None
     return Sending(
         letter=letter,
+        follows=follows,
         intent=intent.key,
         envelope=envelope,
         call=replace(call, requeued_from=letter.task_id if moved else ""),

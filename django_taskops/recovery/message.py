@@ -106,13 +106,18 @@ class NewId(NamedTuple):
         return cls(str(uuid4()), own.new_publication())
 
 
-def message_for(letter: DeadLetter, generation: int, changes: Changes, moved: NewId | None) -> Envelope:
+def message_for(
+    letter: DeadLetter, follows: canvas.Following, generation: int, changes: Changes, moved: NewId | None
+) -> Envelope:
     """Each call makes another send, with a nonce of its own. Raises NotRequeueable where the envelope can't be read or
     can't be changed like that."""
-    original = envelope_of(letter)
+    original = follows.envelope or envelope_of(letter)
     if not original.headers.get("task"):
         raise NotRequeueable("no_task", "not re-runnable: its message names no task; its bytes are kept as they came")
-    envelope = original.sent_anew(**_fresh_headers(letter, original.headers, generation, changes, moved))
+    headers = _fresh_headers(letter, original.headers, generation, changes, moved)
+    if groups := canvas.joined_groups(letter, follows):
+        headers[own.JOINED] = list(groups)
+    envelope = original.sent_anew(**headers)
     envelope = replace(envelope, properties=_fresh_properties(envelope))
     if changes.queue is not None:
         envelope = envelope.routed_to(changes.queue)
@@ -161,8 +166,6 @@ def _fresh_headers(
     if moved:
         fresh |= {"id": moved.task_id, own.PUBLICATION: moved.publication, own.REQUEUED_FROM: task_id}
         fresh["root_id"] = fresh["id"] if old.get("root_id") in (None, task_id) else old["root_id"]
-    if groups := canvas.joined_groups(letter):
-        fresh[own.JOINED] = list(groups)
     return fresh
 
 

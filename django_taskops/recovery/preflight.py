@@ -18,7 +18,7 @@ from ..models import DeadLetter, TaskRun
 from ..projection import writer
 from ..states import DeadLetterReason
 from . import workers
-from .canvas import KnownChords
+from .canvas import Following, KnownChords, following
 from .healed import Healed, Healings
 from .message import Changes, arguments_of, envelope_of
 from .outlook import outlook
@@ -55,10 +55,16 @@ def look_around(letters: Sequence[int]) -> Surroundings:
 
 
 def check(
-    letter: DeadLetter, run: TaskRun, changes: Changes, surroundings: Surroundings, *, force: bool = False
+    letter: DeadLetter,
+    run: TaskRun,
+    follows: Following,
+    changes: Changes,
+    surroundings: Surroundings,
+    *,
+    force: bool = False,
 ) -> None:
-    """Raises NotRequeueable; `force` overrides what is a matter of judgement. Under the lock of the run, if it is to
-    hold."""
+    """Raises NotRequeueable; `force` overrides what is a matter of judgement. `follows` is what its message says. Under
+    the lock of the run, if it is to hold."""
     if refusal := envelope_refusal(letter):
         raise refusal
     if not force:
@@ -67,8 +73,8 @@ def check(
         if not letter.parked:  # what waits for this one is not helped by another
             _check_not_healed(surroundings.healings.of_letter(letter.pk))
         _check_registered(letter, surroundings)
-        _check_arguments(letter, changes)
-        surroundings.chords.check(letter)
+        _check_arguments(letter, follows, changes)
+        surroundings.chords.check(letter, follows)
 
 
 def review(letters: Iterable[DeadLetter], changes: Changes | None = None) -> dict[int, NotRequeueable]:
@@ -80,7 +86,7 @@ def review(letters: Iterable[DeadLetter], changes: Changes | None = None) -> dic
     refused = {}
     for letter in letters:
         try:
-            check(letter, letter.run, changes, surroundings)
+            check(letter, letter.run, following(letter.envelope), changes, surroundings)
         except NotRequeueable as refusal:
             refused[letter.pk] = refusal
     return refused
@@ -179,12 +185,12 @@ def _check_registered(letter: DeadLetter, surroundings: Surroundings) -> None:
         )
 
 
-def _check_arguments(letter: DeadLetter, changes: Changes) -> None:
+def _check_arguments(letter: DeadLetter, follows: Following, changes: Changes) -> None:
     """By the task's signature as this process knows it, as Celery checks them where a task is called."""
     task: Any = current_app.tasks.get(letter.task_name)
     header = getattr(task, "__header__", None)
-    found = arguments_of(envelope_of(letter))
-    if header is None or not task.typing or found is None:
+    envelope = follows.envelope or envelope_of(letter)
+    if header is None or not task.typing or (found := arguments_of(envelope)) is None:
         return
     args = found[0] if changes.args is None else changes.args
     kwargs = found[1] if changes.kwargs is None else changes.kwargs

@@ -103,7 +103,7 @@ def _superseded(sending: Sending) -> Iterator[tuple[str, str]]:
 
 def _waiting(sendings: Sequence[Sending]) -> Mapping[int, Sequence[str]]:
     """The ids that may be waited for, by letter: its task's own, and those of what follows it."""
-    behind = canvas.downstream(sending.letter for sending in sendings)
+    behind = canvas.downstream((sending.letter, sending.follows) for sending in sendings)
     return {sending.letter.pk: [*_own_id(sending), *behind[sending.letter.pk]] for sending in sendings}
 
 
