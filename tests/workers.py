@@ -179,6 +179,14 @@ def _set_broker(url: str) -> None:
         app._pool = app.amqp._producer_pool = None
 
 
+def hang_up(app: Any) -> None:
+    """Closes the connections of the app's result backend in this thread, which is given another: dropped, a Redis would
+    leave them to the garbage collector."""
+    if hasattr(app.backend, "result_consumer"):
+        app.backend.result_consumer.stop()
+        app.backend.client.connection_pool.disconnect()
+
+
 def journal_streams(queue: str) -> list[str]:
     """The keys of the streams that the worker of that queue writes its events to."""
     return [f"{queue}:{{0}}:{name}" for name in ("events", "endings")]

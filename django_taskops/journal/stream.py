@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from weakref import finalize
 
 import redis
 
@@ -73,6 +74,7 @@ class RedisSource:
         self._owner = owner
         self._adopt = adopt
         self._client = address.client(REPLY_SECONDS)
+        finalize(self, self._client.connection_pool.disconnect).atexit = False
         self._refused = ""
         self._ours = ""
 

@@ -22,7 +22,7 @@ from tests.conftest import _forget_last_words, _publish_to
 from tests.lifecycle.cases import key
 from tests.parking import tasks as parked
 from tests.tasks import add, calls, counters, heal
-from tests.workers import Worker, WorkerStarter, eventually, new_queue
+from tests.workers import Worker, WorkerStarter, eventually, hang_up, new_queue
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -66,9 +66,11 @@ def backend(
 def _results_in(backend: str) -> Iterator[None]:
     """In all threads of this process. The app keeps the backend that it has found first."""
     app: Any = current_app
+    hang_up(app)
     app.backend_cls = None if backend == "redis" else backend
     app._local, app._backend_cache = threading.local(), None
     yield
+    hang_up(app)
     app.backend_cls = None
     app._local, app._backend_cache = threading.local(), None
 

@@ -66,6 +66,18 @@ def test_what_waits_is_applied_and_gone(database: str, address: client.Address, 
     assert Drain([source]).round(wait=0)[0].applied == 0
 
 
+def test_a_source_that_nobody_needs_any_more_has_hung_up(address: client.Address) -> None:
+    """It leaves no connection to the garbage collector."""
+    source = source_of(address)
+    source.hold()
+    (connection,) = source._client.connection_pool._available_connections
+    assert connection._sock is not None
+
+    del source
+
+    assert connection._sock is None
+
+
 def test_a_batch_that_is_full_says_so(database: str, address: client.Address, source: RedisSource) -> None:
     put(address, *(good(number) for number in range(5)))
 

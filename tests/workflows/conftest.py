@@ -10,7 +10,7 @@ from django.conf import settings as project
 from pytest_django import DjangoDbBlocker, Settings
 
 from tests.conftest import _forget_last_words, _publish_to
-from tests.workers import Worker, WorkerStarter, new_queue
+from tests.workers import Worker, WorkerStarter, hang_up, new_queue
 
 if TYPE_CHECKING:
     from tests.workflows.workflow import Workflow
@@ -30,6 +30,7 @@ def results(request: pytest.FixtureRequest, redis_url: str) -> Iterator[str]:
 
 def _store_in(url: str) -> None:
     app: Any = current_app
+    hang_up(app)
     app.conf["CELERY_RESULT_BACKEND"] = url
     app._backend_cache = None
     vars(app._local).pop("backend", None)
