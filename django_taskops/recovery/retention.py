@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.expressions import RawSQL
 from django.utils import timezone
@@ -35,13 +35,14 @@ from ..models import (
 )
 from ..projection.chords import BADLY_ENDED
 from ..projection.clock import DatabaseNow
-from ..projection.limits import Limits, limited_transaction
+from ..projection.limits import Limits, is_deadlock, limited_transaction
 from ..projection.writer import DATABASE_ID, lock_for_writing
 from ..states import FINISHED, SETTLED, LetterStatus
 from . import sampling
 from .drafts import LIFETIME as DRAFT_LIFETIME
 
 WINDOW = 5000  # rows that are looked at in one statement, without a lock
+MAX_STARTS = 10  # of a batch that meets deadlocks
 FIRST_ROWS = 500  # in a transaction; then as many as fit into AIM_SECONDS
 FEWEST_ROWS = 10
 AIM_SECONDS = 0.05
@@ -161,13 +162,26 @@ def _batches(sampled_until: datetime | None = None) -> Iterator[_Batch]:
             done = 0
             while chosen := due[done : done + size]:
                 began = time.monotonic()
-                with _transaction():
-                    deleted = rows.delete(chosen)
+                deleted = _delete_batch(rows, chosen)
                 held = time.monotonic() - began
                 done += len(chosen)
                 size = _next_size(size, len(chosen), held)
                 _let_others_write(held)
                 yield _Batch(rows.kind, deleted, held)
+
+
+def _delete_batch(rows: "_Rows", chosen: Collection[int]) -> int:
+    """Begins again where the database has ended the transaction for another's sake: MySQL and MariaDB let two that
+    delete neighbouring rows run into each other."""
+    for _start in range(MAX_STARTS - 1):
+        try:
+            with _transaction():
+                return rows.delete(chosen)
+        except OperationalError as error:
+            if not is_deadlock(error):
+                raise
+    with _transaction():
+        return rows.delete(chosen)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.models import Model
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -496,6 +496,47 @@ def test_two_at_once_delete_everything_once(database: str, monkeypatch: pytest.M
 
     assert first + second == 60
     assert not TaskRun.objects.exists()
+
+
+@pytest.mark.parametrize("deadlocks", [1, 3])
+def test_a_batch_that_meets_a_deadlock_is_begun_again(
+    database: str, monkeypatch: pytest.MonkeyPatch, deadlocks: int
+) -> None:
+    """Which MariaDB sees now and then where two delete neighbouring rows."""
+    for _ in range(3):
+        TaskAttemptFactory(run=ended(8), retried=True)
+    left = deadlocks
+    delete = retention._delete
+
+    def delete_but(model: Any, **chosen: Any) -> int:
+        nonlocal left
+        deleted = delete(model, **chosen)
+        if model is TaskAttempt and left:
+            left -= 1
+            raise OperationalError(1213, "Deadlock found when trying to get lock")
+        return deleted
+
+    monkeypatch.setattr(retention, "_delete", delete_but)
+
+    assert prune().success == 3
+    assert left == 0
+    assert not TaskRun.objects.exists()
+
+
+def test_an_error_that_is_no_deadlock_ends_the_pass(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    TaskAttemptFactory(run=ended(8), retried=True)
+    tried: list[Any] = []
+
+    def fail(model: Any, **chosen: Any) -> int:
+        tried.append(model)
+        raise OperationalError("the disk is full")
+
+    monkeypatch.setattr(retention, "_delete", fail)
+
+    with pytest.raises(OperationalError, match="the disk is full"):
+        prune()
+    assert len(tried) == 1
+    assert TaskRun.objects.count() == 1
 
 
 @contextmanager
