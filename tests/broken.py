@@ -30,6 +30,9 @@ class BrokenJournal:
     def claim(self, key: str, holder: str) -> str:
         _raise()
 
+    def claim_beside(self, other: str, key: str, holder: str) -> tuple[str, str]:
+        _raise()
+
     def claim_all(self, claims: Mapping[str, str]) -> None:
         _raise()
 

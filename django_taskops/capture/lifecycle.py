@@ -10,8 +10,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial, wraps
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 from celery import current_app, states
@@ -34,6 +34,8 @@ from .redaction import display, within
 from .shield import due, is_soft_limit, let_limit_through, shielded
 from .text import storable, storable_id
 from .worker import executor, in_main_process
+
+T = TypeVar("T")
 
 REPLACED = "Replaced by new task"
 SECONDS_BETWEEN_PROGRESS = 1.0
@@ -106,35 +108,43 @@ def refuse(task: Any) -> None:
     redelivered = isinstance(delivered, dict) and delivered.get("redelivered")
     if not (nonce or redelivered) or request.called_directly or span_of(request):  # it runs, and calls itself
         return
-    if by := _superseded_by(request) or (nonce and _overtaken_by(request, str(nonce))):
+    if by := _overtaken_by(request, str(nonce)) if nonce else _superseded_by(request):
         delivery = getattr(request, own.DELIVERY, None) or str(uuid.uuid4())
         _spans[request] = Span(delivery)  # it has not started, and never will
         raise Superseded(by)
 
 
 def _superseded_by(request: Any) -> str:
-    who = own.identity(vars(request))
-    key = own.superseded(storable_id(request.id), who["publication"], who["generation"])
-    return _asked(journal.current().holder, key) if key else ""
+    """What has been sent since in its stead, in words, "" for nothing."""
+    key = _superseded_key(request)
+    return _asked(lambda: journal.current().holder(key), "") if key else ""
 
 
 def _overtaken_by(request: Any, nonce: str) -> str:
-    """What a send of the same requeue has started before, "" where this one is the first."""
+    """The same of a message of a requeue, of which another send may have started before."""
     who = own.identity(vars(request))
     key = own.sent(storable_id(request.id), who["publication"], who["generation"], who["retries"])
-    holder = _asked(partial(journal.current().claim, holder=nonce), key)
-    return f"the same requeue was sent twice, and message {holder} has started" if holder not in ("", nonce) else ""
+    newer = _superseded_key(request)
+    by, first = _asked(lambda: journal.current().claim_beside(newer, key, nonce), ("", ""))
+    if by or first in ("", nonce):
+        return by
+    return f"the same requeue was sent twice, and message {first} has started"
 
 
-def _asked(question: Callable[[str], str], key: str) -> str:
-    """The journal's answer, "" where it has none to give: a task that may run runs."""
+def _superseded_key(request: Any) -> str:
+    who = own.identity(vars(request))
+    return own.superseded(storable_id(request.id), who["publication"], who["generation"])
+
+
+def _asked(question: Callable[[], T], silence: T) -> T:
+    """The journal's answer, `silence` where it has none to give: a task that may run runs."""
     try:
-        return question(key)
+        return question()
     except Exception as error:
         let_limit_through(error)
         if due("claims"):
             logger.warning("django-taskops: can't ask whether a message may run, so it runs", exc_info=True)
-        return ""
+        return silence
 
 
 def span_of(request: Any) -> Span | None:

@@ -32,6 +32,9 @@ class Journal(Protocol):
         """The holder of `key`: `holder` where nobody was first. Atomic across processes. Asked where a task waits:
         takes a moment at most, or raises."""
 
+    def claim_beside(self, other: str, key: str, holder: str) -> tuple[str, str]:
+        """`holder(other)` and `claim(key, holder)`, for the time of one question."""
+
     def claim_all(self, claims: Mapping[str, str]) -> None:
         """Claims every key of `claims` that nobody holds, for the holder beside it. For processes that may wait."""
 

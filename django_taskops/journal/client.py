@@ -6,6 +6,7 @@ Nothing here connects.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,19 @@ from celery.backends.redis import RedisBackend
 from kombu import Connection
 from kombu.transport.redis import Transport
 from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
 from redis.retry import Retry
+
+
+def _nameless() -> dict[str, None]:
+    """The option that keeps redis-py from telling Redis its name and version. To find out the version takes it longer
+    than all the rest of a new connection."""
+    known = signature(AbstractConnection).parameters
+    newest = "driver_info" in known
+    return dict.fromkeys(name for name in (["driver_info"] if newest else ["lib_name", "lib_version"]) if name in known)
+
+
+NAMELESS = _nameless()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,7 @@ def _of_backend(backend: Any) -> Address:
 def _with_options(pool: Any, options: Mapping[str, Any]) -> Any:
     """Without redis-py's own repetitions and health checks: the journal has one try, and a limit in time."""
     unix = "path" in pool.connection_kwargs
-    ours = {"retry": Retry(NoBackoff(), 0), "retry_on_timeout": False, "health_check_interval": 0}
+    ours = {"retry": Retry(NoBackoff(), 0), "retry_on_timeout": False, "health_check_interval": 0, **NAMELESS}
     ours |= {name: value for name, value in options.items() if not (unix and name == "socket_connect_timeout")}
     pool.connection_kwargs.update(ours)
     for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):

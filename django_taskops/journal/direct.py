@@ -73,6 +73,9 @@ class DirectJournal:
     def claim(self, key: str, holder: str) -> str:
         return self._writer.claim(key, holder)
 
+    def claim_beside(self, other: str, key: str, holder: str) -> tuple[str, str]:
+        return self._writer.holder_of(other), self._writer.claim(key, holder)
+
     def claim_all(self, claims: Mapping[str, str]) -> None:
         self._writer.claim_all(claims)
 

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakSet
 
 import redis
@@ -42,6 +42,8 @@ CLAIM_SECONDS = 30 * 24 * 3600
 SHARE_OF_EVENTS = 0.75  # of the bytes; bad endings have the rest for themselves
 
 logger = logging.getLogger("django_taskops")
+
+_Command: TypeAlias = tuple[bytes, ...]
 
 
 class _Stream:
@@ -100,13 +102,13 @@ class RedisJournal:
 
     def claim(self, key: str, holder: str) -> str:
         """Kept for 30 days. Raises where Redis does not answer within 0.2 s or has not answered just now."""
-        name = f"{self._keys().claims}:{key}".encode()
-        claim = packed(b"SET", name, holder.encode(), b"NX", b"EX", b"%d" % CLAIM_SECONDS)
-        if (replies := self._ask(claim, packed(b"GET", name))) is not None:
-            return _text(replies[1])
-        with self._question() as client:
-            client.set(name, holder, nx=True, ex=CLAIM_SECONDS)
-            return _text(client.get(name))
+        *_claimed, held = self._replies(*self._claim(key, holder))
+        return _text(held)
+
+    def claim_beside(self, other: str, key: str, holder: str) -> tuple[str, str]:
+        """As `claim`."""
+        held_other, _claimed, held = self._replies(self._get(other), *self._claim(key, holder))
+        return _text(held_other), _text(held)
 
     def claim_all(self, claims: Mapping[str, str]) -> None:
         """Kept for 30 days. Raises where Redis can't be reached."""
@@ -118,11 +120,28 @@ class RedisJournal:
 
     def holder(self, key: str) -> str:
         """Raises where Redis does not answer within 0.2 s or has not answered just now."""
-        name = f"{self._keys().claims}:{key}".encode()
-        if (replies := self._ask(packed(b"GET", name))) is not None:
-            return _text(replies[0])
-        with self._question() as client:
-            return _text(client.get(name))
+        (held,) = self._replies(self._get(key))
+        return _text(held)
+
+    def _claim(self, key: str, holder: str) -> tuple[_Command, _Command]:
+        taken = (b"SET", self._claimed(key), holder.encode(), b"NX", b"EX", b"%d" % CLAIM_SECONDS)
+        return taken, self._get(key)
+
+    def _get(self, key: str) -> _Command:
+        return b"GET", self._claimed(key)
+
+    def _claimed(self, key: str) -> bytes:
+        return f"{self._keys().claims}:{key}".encode()
+
+    def _replies(self, *commands: _Command) -> Sequence[object]:
+        """In one exchange. Raises where Redis does not answer within 0.2 s, or refuses one of them."""
+        replies = self._ask(*(packed(*command) for command in commands))
+        if replies is not None:
+            return replies
+        with self._question() as client, client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+            return list(pipe.execute())
 
     def _keys(self) -> Keys:
         return Keys.under(self.address.prefix)

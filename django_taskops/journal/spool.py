@@ -90,6 +90,9 @@ class SpoolJournal:
     def claim(self, key: str, holder: str) -> str:
         return self._direct.claim(key, holder)
 
+    def claim_beside(self, other: str, key: str, holder: str) -> tuple[str, str]:
+        return self._direct.claim_beside(other, key, holder)
+
     def claim_all(self, claims: Mapping[str, str]) -> None:
         self._direct.claim_all(claims)
 

@@ -42,6 +42,9 @@ class Remembering:
     def claim(self, key: str, holder: str) -> str:
         return f"{key} is {holder}'s"
 
+    def claim_beside(self, other: str, key: str, holder: str) -> tuple[str, str]:
+        return self.holder(other), self.claim(key, holder)
+
     def prepare(self) -> None:
         raise NotImplementedError
 

@@ -37,6 +37,9 @@ class Elsewhere:
     def claim(self, key: str, holder: str) -> str:
         raise NotImplementedError
 
+    def claim_beside(self, other: str, key: str, holder: str) -> tuple[str, str]:
+        raise NotImplementedError
+
     def prepare(self) -> None:
         raise NotImplementedError
 

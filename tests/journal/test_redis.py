@@ -382,9 +382,24 @@ def test_a_question_goes_over_the_connection_that_is_there(
     assert journal.holder("key") == ""
     assert [journal.claim("key", name) for name in ("first", "second")] == ["first"] * 2
     assert journal.holder("key") == "first"
+    assert journal.claim_beside("key", "other", "second") == ("first", "second")
+    assert journal.claim_beside("nobody's", "other", "third") == ("", "second")
     journal.append(Story("1").succeeded())
     journal.flush()
     assert told(address) == [("1", "started"), ("1", "succeeded")]
+
+
+def test_a_claim_beside_a_question_before_there_is_a_connection(journal: RedisJournal) -> None:
+    assert journal.claim_beside("key", "other", "first") == ("", "first")
+    assert journal.claim("key", "second") == "second"
+    assert journal.claim_beside("key", "other", "third") == ("second", "first")
+
+
+def test_a_new_connection_is_not_named(address: client.Address) -> None:
+    """redis-py takes milliseconds to find out its own version, and a task may wait for it."""
+    connection = address.pool().make_connection()
+
+    assert [getattr(connection, name, None) for name in ("driver_info", "lib_name", "lib_version")] == [None] * 3
 
 
 def test_a_task_waits_once_for_a_redis_that_does_not_answer(elsewhere: Elsewhere) -> None:
