@@ -54,12 +54,18 @@ def _remember(step: tuple[str, str, int], now: float) -> None:
 
 @shielded
 def _tell(cause: Event, task_id: str, step: Mapping[str, Any], root: Any) -> None:
-    """Each by itself: one odd signature must not cost the others their word. `delivery` names the step alone, so that
-    it is one however many failures stand before it."""
+    """Each by itself: one odd signature must not cost the others their word."""
+    if (event := upstream_failed(cause, task_id, step, root)) is not None:
+        journal.current().append(event)
+
+
+def upstream_failed(cause: Event, task_id: str, step: Mapping[str, Any], root: Any) -> Event | None:
+    """That the task with this frozen id and signature waits in vain; None where it is not tracked. `delivery` names the
+    step alone, so that it is one however many failures stand before it."""
     name = str(step.get("task") or "")
     if not conf.tracks(name):
-        return
-    event = Event(
+        return None
+    return Event(
         kind=EventKind.UPSTREAM_FAILED,
         task_id=storable_id(task_id),
         task_name=storable(name),
@@ -69,7 +75,6 @@ def _tell(cause: Event, task_id: str, step: Mapping[str, Any], root: Any) -> Non
         call=_call(cause, current_app, name, step, root),
         outcome=Outcome(exception_message=_because(cause), dead_letter=False),
     )
-    journal.current().append(event)
 
 
 def _call(cause: Event, app: Celery, name: str, step: Mapping[str, Any], root: Any) -> Call:

@@ -1,9 +1,10 @@
 """A verdict on a run that nobody else will end: written under the lock of its row, given up where it has gone on."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from celery import current_app
@@ -11,12 +12,14 @@ from django.db import InterfaceError, OperationalError, transaction
 
 from .. import journal
 from ..capture import headers as own
+from ..capture.downstream import MAX_STEPS, steps, upstream_failed
 from ..capture.lifecycle import routing
 from ..conf import conf
 from ..events import Event, EventKind, Outcome
-from ..models import AuditAction, AuditEntry, OutboxEntry, OutboxKind, TaskAttempt, TaskRun
+from ..models import AuditAction, AuditEntry, OutboxEntry, OutboxKind, RunEnvelope, TaskAttempt, TaskRun
 from ..projection import writer
 from ..states import DeadLetterReason
+from .canvas import following
 
 CHUNK = 200
 
@@ -104,10 +107,23 @@ def _execute(judgements: Mapping[int, Judgement]) -> list[Judgement]:
         writer.lock_for_writing()
         runs = TaskRun.objects.select_for_update().filter(pk__in=judgements).order_by("pk")
         standing = [judgements[run.pk] for run in runs if _stands_as(judgements[run.pk].run, run)]
-        writer.apply([each.event() for each in standing])
+        writer.apply([*(each.event() for each in standing), *_of_what_follows(standing)])
         AuditEntry.objects.bulk_create(map(_audit, standing))
         OutboxEntry.objects.bulk_create(_reruns(standing), ignore_conflicts=True)
     return standing
+
+
+def _of_what_follows(judgements: Iterable[Judgement]) -> Iterator[Event]:
+    """That the next steps of their chains and the bodies of their chords wait in vain, as workers tell it of what fails
+    there. Else a step that waits again since a requeue would wait for ever."""
+    causes = {each.run.pk: each.event() for each in judgements if not (each.rerun or each.kind is EventKind.ABANDONED)}
+    for pk, blob in RunEnvelope.objects.filter(run__in=causes).values_list("run", "envelope"):
+        follows, cause = following(blob), causes[pk]
+        if follows.envelope is None or (cause.outcome and cause.outcome.parked):
+            continue
+        root = follows.envelope.headers.get("root_id")
+        told = (upstream_failed(cause, task_id, step, root) for task_id, step in steps(*follows.canvas))
+        yield from filter(None, islice(told, MAX_STEPS))
 
 
 def _stands_as(judged: TaskRun, found: TaskRun) -> bool:

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from celery import chain
 from django.db.models import F
 from django.utils import timezone
 from pytest_django import Settings
@@ -12,13 +14,15 @@ from pytest_django import Settings
 from django_taskops import tracked_task
 from django_taskops.models import DeadLetter, OutboxEntry, OutboxKind, TaskRun, WorkerBeat
 from django_taskops.projection import writer
-from django_taskops.recovery import roll_call, undelivered
+from django_taskops.recovery import requeue, roll_call, undelivered
 from django_taskops.recovery.judgement import Judgement
 from django_taskops.recovery.reaper import Reaper
 from django_taskops.recovery.search import Seen, Sent
 from django_taskops.states import LetterStatus
+from tests import tasks
 from tests.events import WORKER, Story
 from tests.factories import TaskRunFactory
+from tests.workers import BrokerQueue
 
 TIMEOUT = 60
 STEP = 1.0
@@ -169,6 +173,29 @@ def test_one_that_was_shut_down_on_leaves_a_letter_that_says_so(world: World) ->
     world.go_on(100)
     assert fate(run) == ("FAILURE", "cancelled")
     assert "has shut down at" in DeadLetter.objects.get(run=run).description
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_follows_a_lost_task_waits_in_vain_and_again_where_its_re_run_is_lost(
+    world: World, queue: BrokerQueue
+) -> None:
+    last = chain(tasks.add.s(1, 1), tasks.add.s(2), tasks.add.s(3)).delay()
+    head = TaskRun.objects.get(task_id=last.parent.parent.id)
+    behind = [last.parent.id, last.id]
+    for generation, boot_id in enumerate(("first", "second")):
+        world.silent.add(boot_id)
+        begin(head, world.beat(boot_id))
+        world.go_on(3 * TIMEOUT)
+        assert fate(head) == ("FAILURE", "worker_lost")
+        assert head.generation == generation
+        assert [fate(TaskRun.objects.get(task_id=step)) for step in behind] == [("FAILURE", "upstream_failed")] * 2
+        requeue(head.dead_letters.get(status=LetterStatus.OPEN))
+        assert [TaskRun.objects.get(task_id=step).state for step in behind] == ["PENDING"] * 2
+
+
+def begin(run: TaskRun, beat: WorkerBeat) -> None:
+    told = {"delivery": str(uuid4()), "boot_id": beat.boot_id, "worker": beat.worker, "started_at": timezone.now()}
+    TaskRun.objects.filter(pk=run.pk).update(state="STARTED", verdict="started", **told)
 
 
 def test_one_odd_task_keeps_nobody_from_the_others(world: World) -> None:
