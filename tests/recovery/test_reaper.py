@@ -179,7 +179,7 @@ def test_one_that_was_shut_down_on_leaves_a_letter_that_says_so(world: World) ->
 def test_what_follows_a_lost_task_waits_in_vain_and_again_where_its_re_run_is_lost(
     world: World, queue: BrokerQueue
 ) -> None:
-    last = chain(tasks.add.s(1, 1), tasks.add.s(2), tasks.add.s(3)).delay()
+    last: Any = chain(tasks.add.s(1, 1), tasks.add.s(2), tasks.add.s(3)).delay()
     head = TaskRun.objects.get(task_id=last.parent.parent.id)
     behind = [last.parent.id, last.id]
     for generation, boot_id in enumerate(("first", "second")):
