@@ -54,14 +54,15 @@ def _remember(step: tuple[str, str, int], now: float) -> None:
 
 @shielded
 def _tell(cause: Event, task_id: str, step: Mapping[str, Any], root: Any) -> None:
-    """Each by itself: one odd signature must not cost the others their word."""
     if (event := upstream_failed(cause, task_id, step, root)) is not None:
         journal.current().append(event)
 
 
+@shielded
 def upstream_failed(cause: Event, task_id: str, step: Mapping[str, Any], root: Any) -> Event | None:
-    """That the task with this frozen id and signature waits in vain; None where it is not tracked. `delivery` names the
-    step alone, so that it is one however many failures stand before it."""
+    """That the task with this frozen id and signature waits in vain. None where it is not tracked, or its signature is
+    odd, which must not cost the others their word. `delivery` names the step alone, so that it is one however many
+    failures stand before it."""
     name = str(step.get("task") or "")
     if not conf.tracks(name):
         return None

@@ -52,13 +52,16 @@ def following(blob: bytes | memoryview | None) -> Following:
         envelope = Envelope.from_bytes(blob or b"")
     except EnvelopeError:
         return Following()
-    groups = [str(group) for group in envelope.headers.get(own.JOINED) or ()]
-    canvas = canvas_of(envelope)
+    named, own_group = envelope.headers.get(own.JOINED), envelope.headers.get("group")
+    groups = list(map(str, named)) if isinstance(named, list) else []
+    try:
+        canvas = canvas_of(envelope)
+        around = list(enclosing(own_group, canvas)) if canvas else []
+    except (TypeError, ValueError, LookupError, AttributeError):  # Celery has not made it; a worker will say the same
+        canvas = None
     if canvas is None:
-        own_group = envelope.headers.get("group")
         groups = groups or ([str(own_group)] if own_group else [])
         return Following(envelope=envelope, groups=groups, readable=False)
-    around = list(enclosing(envelope.headers.get("group"), canvas))
     found = [group for group, _body in around]
     groups = [*found, *(group for group in groups if group not in found)]
     return Following(envelope=envelope, canvas=canvas, chords=around, groups=groups)

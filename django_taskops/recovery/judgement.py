@@ -107,23 +107,27 @@ def _execute(judgements: Mapping[int, Judgement]) -> list[Judgement]:
         writer.lock_for_writing()
         runs = TaskRun.objects.select_for_update().filter(pk__in=judgements).order_by("pk")
         standing = [judgements[run.pk] for run in runs if _stands_as(judgements[run.pk].run, run)]
-        writer.apply([*(each.event() for each in standing), *_of_what_follows(standing)])
+        ends = {each.run.pk: each.event() for each in standing}
+        writer.apply([*ends.values(), *_of_what_follows(standing, ends)])
         AuditEntry.objects.bulk_create(map(_audit, standing))
         OutboxEntry.objects.bulk_create(_reruns(standing), ignore_conflicts=True)
     return standing
 
 
-def _of_what_follows(judgements: Iterable[Judgement]) -> Iterator[Event]:
-    """That the next steps of their chains and the bodies of their chords wait in vain, as workers tell it of what fails
-    there. Else a step that waits again since a requeue would wait for ever."""
-    causes = {each.run.pk: each.event() for each in judgements if not (each.rerun or each.kind is EventKind.ABANDONED)}
-    for pk, blob in RunEnvelope.objects.filter(run__in=causes).values_list("run", "envelope"):
-        follows, cause = following(blob), causes[pk]
-        if follows.envelope is None or (cause.outcome and cause.outcome.parked):
+def _of_what_follows(judgements: Iterable[Judgement], ends: Mapping[int, Event]) -> Iterator[Event]:
+    """That the next steps of their chains and the bodies of their chords wait in vain, each told once, as workers tell
+    it of what fails there. Else a step that waits again since a requeue would wait for ever."""
+    final = [each.run.pk for each in judgements if not (each.rerun or each.kind is EventKind.ABANDONED)]
+    told: set[str] = set()
+    for pk, blob in RunEnvelope.objects.filter(run__in=final).values_list("run", "envelope"):
+        follows, end = following(blob), ends[pk]
+        if follows.envelope is None or (end.outcome and end.outcome.parked):
             continue
         root = follows.envelope.headers.get("root_id")
-        told = (upstream_failed(cause, task_id, step, root) for task_id, step in steps(*follows.canvas))
-        yield from filter(None, islice(told, MAX_STEPS))
+        for task_id, step in islice(steps(*follows.canvas), MAX_STEPS):
+            if task_id not in told and (event := upstream_failed(end, task_id, step, root)):
+                told.add(task_id)
+                yield event
 
 
 def _stands_as(judged: TaskRun, found: TaskRun) -> bool:

@@ -12,7 +12,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from django_taskops import tracked_task
-from django_taskops.models import DeadLetter, OutboxEntry, OutboxKind, TaskRun, WorkerBeat
+from django_taskops.models import DeadLetter, OutboxEntry, OutboxKind, RunEnvelope, TaskRun, WorkerBeat
 from django_taskops.projection import writer
 from django_taskops.recovery import requeue, roll_call, undelivered
 from django_taskops.recovery.judgement import Judgement
@@ -22,6 +22,7 @@ from django_taskops.states import LetterStatus
 from tests import tasks
 from tests.events import WORKER, Story
 from tests.factories import TaskRunFactory
+from tests.recovery.test_canvas import envelope
 from tests.workers import BrokerQueue
 
 TIMEOUT = 60
@@ -191,6 +192,19 @@ def test_what_follows_a_lost_task_waits_in_vain_and_again_where_its_re_run_is_lo
         assert [fate(TaskRun.objects.get(task_id=step)) for step in behind] == [("FAILURE", "upstream_failed")] * 2
         requeue(head.dead_letters.get(status=LetterStatus.OPEN))
         assert [TaskRun.objects.get(task_id=step).state for step in behind] == ["PENDING"] * 2
+
+
+def test_a_canvas_that_nobody_can_read_keeps_no_run_from_its_end(world: World) -> None:
+    odd_chain = envelope({}, chain=5)
+    odd_step = envelope(
+        {}, chain=[{"task": "shop.tasks.mail", "options": {"task_id": "mail", "queue": {"no": "name"}}}]
+    )
+    runs = [started(), started(), started()]
+    for run, message in zip(runs, (odd_chain, odd_step, None), strict=True):
+        RunEnvelope.objects.update_or_create(run=run, defaults={"envelope": message})
+    world.go_on(3 * TIMEOUT)
+
+    assert [fate(run) for run in runs] == [("FAILURE", "worker_lost")] * 3
 
 
 def begin(run: TaskRun, beat: WorkerBeat) -> None:
