@@ -173,15 +173,15 @@ def _batches(sampled_until: datetime | None = None) -> Iterator[_Batch]:
 def _delete_batch(rows: "_Rows", chosen: Collection[int]) -> int:
     """Begins again where the database has ended the transaction for another's sake: MySQL and MariaDB let two that
     delete neighbouring rows run into each other."""
-    for _start in range(MAX_STARTS - 1):
+    start = 1
+    while True:
         try:
             with _transaction():
                 return rows.delete(chosen)
         except OperationalError as error:
-            if not is_deadlock(error):
+            if start == MAX_STARTS or not is_deadlock(error):
                 raise
-    with _transaction():
-        return rows.delete(chosen)
+            start += 1
 
 
 @contextmanager
