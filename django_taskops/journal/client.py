@@ -21,14 +21,15 @@ from redis.retry import Retry
 
 
 def _nameless() -> dict[str, None]:
-    """The option that keeps redis-py from telling Redis its name and version. To find out the version takes it longer
+    """The options that keep redis-py from telling Redis its name and version. To find out the version takes it longer
     than all the rest of a new connection."""
     known = signature(AbstractConnection).parameters
-    newest = "driver_info" in known
-    return dict.fromkeys(name for name in (["driver_info"] if newest else ["lib_name", "lib_version"]) if name in known)
+    if "driver_info" in known:
+        return {"driver_info": None}
+    return {name: None for name in ("lib_name", "lib_version") if name in known}
 
 
-NAMELESS = _nameless()
+_NAMELESS = _nameless()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def _of_backend(backend: Any) -> Address:
 def _with_options(pool: Any, options: Mapping[str, Any]) -> Any:
     """Without redis-py's own repetitions and health checks: the journal has one try, and a limit in time."""
     unix = "path" in pool.connection_kwargs
-    ours = {"retry": Retry(NoBackoff(), 0), "retry_on_timeout": False, "health_check_interval": 0, **NAMELESS}
+    ours = {"retry": Retry(NoBackoff(), 0), "retry_on_timeout": False, "health_check_interval": 0, **_NAMELESS}
     ours |= {name: value for name, value in options.items() if not (unix and name == "socket_connect_timeout")}
     pool.connection_kwargs.update(ours)
     for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):

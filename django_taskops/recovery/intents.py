@@ -45,8 +45,8 @@ class Order:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sending:
     """One message that goes out. `intent` is the key of its intent; `call` describes it as it goes; `earlier` is the
-    generation of a send before this one that may have arrived. `follows` is read once: to do it again at each step is
-    a third of all work."""
+    generation of a send before this one that may have arrived. `follows` goes from step to step, so that none decodes
+    the message again."""
 
     letter: DeadLetter
     follows: canvas.Following
