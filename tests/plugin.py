@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _hands_tests_to_others(config: pytest.Config) -> bool:
-    """True of the process that `-n` makes the master of others."""
+    """True of the controller of `-n`."""
     return bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
 
 
