@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from ..journal import forks
 from . import lifecycle
-from .lifecycle import Span
 from .shield import shielded
+from .span import Span
 
 PATIENCE_SECONDS = 0.05
 

@@ -1,6 +1,5 @@
 """From what happens to a delivery in the process that executes it, to events."""
 
-import logging
 import os
 import signal
 import sys
@@ -8,63 +7,34 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import wraps
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary, WeakSet
+from typing import Any
+from weakref import WeakSet
 
 from celery import current_app, states
 from celery._state import get_current_task
-from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
-from kombu.exceptions import EncodeError
+from celery.exceptions import SoftTimeLimitExceeded
 
 from .. import journal
 from ..conf import conf
 from ..events import Call, Event, EventKind, Executor, Outcome
 from ..exceptions import EnvelopeError
-from ..states import DeadLetterReason, QuietReason
+from ..states import QuietReason
 from . import headers as own
+from . import meaning
 from .call import describe, without_envelope
 from .chords import canvas_of
+from .claims import Superseded, objection
 from .downstream import tell_upstream_failed
-from .frames import outcome_of, qualified
 from .options import parks
-from .redaction import display, within
-from .shield import due, is_soft_limit, let_limit_through, shielded
+from .shield import shielded
+from .span import Span, span_of, spans
 from .text import storable, storable_id
-from .worker import executor, in_main_process
+from .worker import executor
 
-T = TypeVar("T")
-
-REPLACED = "Replaced by new task"
 SECONDS_BETWEEN_PROGRESS = 1.0
 SECONDS_TO_STRIKE_AGAIN = 0.05
-
-logger = logging.getLogger("django_taskops")
-
-
-@dataclass(slots=True)
-class Span:
-    """What this process has seen of the delivery that it executes. `chain` are its next steps, the last one first:
-    Celery up to 5.6 takes them away one by one. `around` is the exception that was being handled already when it began:
-    a child that was forked by a worker which handles one, a lost connection say, handles it for the rest of its life.
-    """
-
-    delivery: str
-    chain: tuple[Any, ...] = ()
-    returned: bool = False
-    raised: BaseException | None = None
-    retry_refused: bool = False
-    let_out: bool = False  # it could not be parked
-    ended: bool = False
-    progress_told: float = 0.0
-    executor: Executor | None = None
-    around: BaseException | None = None
-
-
-_spans: WeakKeyDictionary[Any, Span] = WeakKeyDictionary()
-"""By request, and not on it: a project may well serialize the attributes of a request."""
 
 _parked: WeakSet[Any] = WeakSet()
 """Requests whose failure is on record as one that Celery is not told of."""
@@ -87,68 +57,22 @@ def begin(task: Any) -> Span | None:
     if request.called_directly or span_of(request) or not records(task.name, eager=bool(request.is_eager)):
         return None
     delivery = getattr(request, own.DELIVERY, None) or str(uuid.uuid4())
-    _spans[request] = span = Span(delivery, chain=canvas_of(request).chain, around=sys.exc_info()[1])
+    spans[request] = span = Span(delivery, chain=canvas_of(request).chain, around=sys.exc_info()[1])
     if request.is_eager:
         tell(task, EventKind.PUBLISHED, delivery="", call=_eager_call(task))
     tell(task, EventKind.STARTED)
     return span
 
 
-class Superseded(Ignore):
-    """A message must not run: its task has been put back since, another send of the same requeue has started, or it
-    keeps killing workers."""
-
-
 def refuse(task: Any) -> None:
-    """Raises Superseded for such a message. Costs nothing where it was sent once and the broker does not say that it
-    comes again."""
+    """Raises Superseded for a message that must not run."""
     request = task.request
-    nonce = getattr(request, own.NONCE, None)
-    delivered = request.delivery_info
-    redelivered = isinstance(delivered, dict) and delivered.get("redelivered")
-    if not (nonce or redelivered) or request.called_directly or span_of(request):  # it runs, and calls itself
+    if request.called_directly or span_of(request):  # it runs, and calls itself
         return
-    if by := _overtaken_by(request, str(nonce)) if nonce else _superseded_by(request):
+    if why := objection(request):
         delivery = getattr(request, own.DELIVERY, None) or str(uuid.uuid4())
-        _spans[request] = Span(delivery)  # it has not started, and never will
-        raise Superseded(by)
-
-
-def _superseded_by(request: Any) -> str:
-    """What has been sent since in its stead, in words, "" for nothing."""
-    key = _superseded_key(request)
-    return _asked(lambda: journal.current().holder(key), "") if key else ""
-
-
-def _overtaken_by(request: Any, nonce: str) -> str:
-    """The same of a message of a requeue, of which another send may have started before."""
-    who = own.identity(vars(request))
-    key = own.sent(storable_id(request.id), who["publication"], who["generation"], who["retries"])
-    newer = _superseded_key(request)
-    by, first = _asked(lambda: journal.current().claim_beside(newer, key, nonce), ("", ""))
-    if by or first in ("", nonce):
-        return by
-    return f"the same requeue was sent twice, and message {first} has started"
-
-
-def _superseded_key(request: Any) -> str:
-    who = own.identity(vars(request))
-    return own.superseded(storable_id(request.id), who["publication"], who["generation"])
-
-
-def _asked(question: Callable[[], T], silence: T) -> T:
-    """The journal's answer, `silence` where it has none to give: a task that may run runs."""
-    try:
-        return question()
-    except Exception as error:
-        let_limit_through(error)
-        if due("claims"):
-            logger.warning("django-taskops: can't ask whether a message may run, so it runs", exc_info=True)
-        return silence
-
-
-def span_of(request: Any) -> Span | None:
-    return None if request is None else _spans.get(request)
+        spans[request] = Span(delivery)  # it has not started, and never will
+        raise Superseded(why)
 
 
 def end(task: Any, state: str | None, result: Any) -> None:
@@ -164,7 +88,7 @@ def end(task: Any, state: str | None, result: Any) -> None:
     finally:
         span.ended = True
         # What it raised leads by its traceback to the request, which would never be forgotten.
-        _spans.pop(task.request, None)
+        spans.pop(task.request, None)
 
 
 def park(task: Any, request: Any, error: BaseException) -> bool:
@@ -196,7 +120,7 @@ def foretell(task: Any, span: Span) -> None:
     if left is None:
         if not _has_followers(task.request, span):
             tell(task, EventKind.RETURNED, span=span)
-    elif not parks(task) and (verdict := _verdict(task, span, left)) is not None:
+    elif not parks(task) and (verdict := meaning.verdict(task, span, left)) is not None:
         kind, outcome = verdict
         tell(task, kind, span=span, outcome=outcome)
 
@@ -208,8 +132,8 @@ def _has_followers(request: Any, span: Span) -> bool:
 def _tell_end(task: Any, span: Span, state: str | None, result: Any) -> None:
     left = _undispatched(span) if state == states.SUCCESS else _left_by(span, result)
     if left is None and (span.returned or state == states.SUCCESS):
-        tell(task, EventKind.SUCCEEDED, outcome=_success(task, result))
-    elif left is not None and (verdict := _verdict(task, span, left)) is not None:
+        tell(task, EventKind.SUCCEEDED, outcome=meaning.success(task, result))
+    elif left is not None and (verdict := meaning.verdict(task, span, left)) is not None:
         kind, outcome = verdict
         end = tell(task, kind, outcome=outcome)
         if outcome.parked:
@@ -258,7 +182,7 @@ def tell(task: Any, kind: EventKind, *, delivery: str | None = None, span: Span 
     the one that executes it, which may be done with it meanwhile."""
     request = task.request
     if delivery is None:
-        span = span or _spans[request]
+        span = span or spans[request]
     event = Event(
         kind=kind,
         task_id=storable_id(request.id),
@@ -317,99 +241,6 @@ def report_progress(task: Any, current: float, total: float | None, message: str
         "at": now().isoformat(),
     }
     tell(task, EventKind.PROGRESS, progress=progress)
-
-
-def _verdict(task: Any, span: Span, left: BaseException) -> tuple[EventKind, Outcome] | None:
-    """What the body's exception means; None where only the worker's main process or the broker can tell."""
-    if isinstance(left, Retry):
-        return EventKind.RETRIED, _retry(left)
-    if isinstance(left, Superseded):
-        return EventKind.IGNORED, Outcome(reason=QuietReason.DUPLICATE, exception_message=storable(left, 1000))
-    if isinstance(left, Ignore):
-        replaced = QuietReason.REPLACED if str(left) == REPLACED else ""
-        return EventKind.IGNORED, Outcome(reason=replaced)
-    if isinstance(left, Reject):
-        requeue: bool = vars(left)["requeue"]
-        if requeue and task.acks_late:
-            return None  # the broker delivers it again
-        return EventKind.REJECTED, outcome_of(_original(left), left=left, **_routing(task, span))
-    if not isinstance(left, Exception):
-        return _interruption(task, span, left)
-    kind = EventKind.UNSERIALIZABLE if span.returned and isinstance(left, EncodeError) else EventKind.FAILED
-    reason = "" if kind is EventKind.UNSERIALIZABLE else _reason(task, span, left)
-    return kind, outcome_of(_original(left), left=left, reason=reason, **_routing(task, span))
-
-
-def _interruption(task: Any, span: Span, left: BaseException) -> tuple[EventKind, Outcome] | None:
-    """What a `sys.exit()` or the like means. Of a child the worker's main process tells what became of it; where the
-    task runs in that process itself (solo, threads) nobody does, and a message that is acknowledged is gone."""
-    if task.request.is_eager:
-        return EventKind.FAILED, outcome_of(left, **_routing(task, span))
-    if in_main_process() and not task.acks_late:
-        return EventKind.WORKER_LOST, outcome_of(left, **_routing(task, span))
-    return None
-
-
-def _routing(task: Any, span: Span) -> dict[str, Any]:
-    """What runs eagerly has its caller to tell, and fails as ever."""
-    return routing(task) | ({"parked": False} if span.let_out or task.request.is_eager else {})
-
-
-def routing(task: Any) -> dict[str, Any]:
-    """What the task declares about its dead letters: the fields of an outcome that say so."""
-    options = getattr(task, "taskops", None)
-    if options is None:
-        return {"dead_letter": conf.DEAD_LETTER == "all"}
-    return {
-        "dead_letter": options.dead_letter,
-        "dead_letter_queue": options.dead_letter_queue or "",
-        "parked": parks(task),
-    }
-
-
-def _reason(task: Any, span: Span, error: Exception) -> DeadLetterReason:
-    if is_soft_limit(error):
-        return DeadLetterReason.SOFT_TIME_LIMIT
-    if span.retry_refused or isinstance(error, MaxRetriesExceededError):
-        return DeadLetterReason.EXHAUSTED
-    if isinstance(error, tuple(task.throws or ())) or _has_retry_policy(task):
-        return DeadLetterReason.NON_RETRYABLE  # its policy covers other exceptions, or it would have tried again
-    return DeadLetterReason.FAILED
-
-
-def _has_retry_policy(task: Any) -> bool:
-    return bool(getattr(task, "autoretry_for", ()))
-
-
-def _original(error: Exception) -> BaseException:
-    """A bare `self.retry()` ends in MaxRetriesExceededError, and one that the broker does not take in Reject: people
-    need what stands behind it."""
-    if isinstance(error, Reject):
-        reason = vars(error)["reason"]
-        return reason if isinstance(reason, BaseException) else error
-    if isinstance(error, MaxRetriesExceededError) and error.__context__ is not None:
-        return error.__context__
-    return error
-
-
-def _success(task: Any, result: Any) -> Outcome:
-    sensitive = task.taskops.sensitive if hasattr(task, "taskops") else ()
-    return Outcome(result=within(display(result, sensitive), conf.RESULT_MAX_BYTES))
-
-
-def _retry(retry: Retry) -> Outcome:
-    retry_at = _due(retry.when)
-    error: object = retry.exc
-    if isinstance(error, BaseException):
-        return outcome_of(error, retry_at=retry_at)
-    return Outcome(exception_type=qualified(Retry), exception_message=storable(retry.message, 1000), retry_at=retry_at)
-
-
-def _due(when: object) -> datetime | None:
-    """Celery says when a retry is due in seconds or as a datetime; a naive one is UTC."""
-    if isinstance(when, datetime):
-        return when if when.tzinfo else when.replace(tzinfo=UTC)
-    return now() + timedelta(seconds=when) if isinstance(when, (int, float)) else None
 
 
 def _records_eager() -> bool:

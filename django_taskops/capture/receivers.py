@@ -12,7 +12,7 @@ from celery._state import get_current_task
 from .. import journal
 from ..conf import conf
 from ..events import Event, EventKind, Outcome
-from . import beat, chords, consumer, lifecycle, worker, wrapper
+from . import beat, chords, consumer, lifecycle, meaning, worker, wrapper
 from . import headers as own
 from .call import describe, instant, is_certain, sender_of, task_of, with_envelope, without_envelope
 from .envelope import of_publish
@@ -153,7 +153,7 @@ def task_internal_error(
             task_name=storable(sender.name),
             at=lifecycle.now(),
             delivery=headers[own.DELIVERY],
-            outcome=outcome_of(exception, **lifecycle.routing(sender)),
+            outcome=outcome_of(exception, **meaning.routing(sender)),
             **own.identity(headers),
         )
         journal.current().append(event)

@@ -19,7 +19,8 @@ from . import chords
 from . import headers as own
 from .downstream import tell_upstream_failed
 from .frames import outcome_of
-from .lifecycle import now, routing
+from .lifecycle import now
+from .meaning import routing
 from .message import needs_description, received_call
 from .parking import asking
 from .shield import shielded

@@ -11,7 +11,7 @@ from celery.exceptions import MaxRetriesExceededError, Reject, Retry
 
 from . import headers as own
 from .chords import held_again
-from .lifecycle import span_of
+from .span import span_of
 
 _PARAMETERS = ("args", "kwargs", "exc", "throw", "eta", "countdown", "max_retries")
 

@@ -13,7 +13,7 @@ from django.db import InterfaceError, OperationalError, transaction
 from .. import journal
 from ..capture import headers as own
 from ..capture.downstream import MAX_STEPS, steps, upstream_failed
-from ..capture.lifecycle import routing
+from ..capture.meaning import routing
 from ..conf import conf
 from ..events import Event, EventKind, Outcome
 from ..models import AuditAction, AuditEntry, OutboxEntry, OutboxKind, RunEnvelope, TaskAttempt, TaskRun

@@ -7,7 +7,7 @@ import pytest
 
 from django_taskops import journal
 from django_taskops.capture import lifecycle
-from django_taskops.capture.lifecycle import Span
+from django_taskops.capture.span import Span
 from tests.journal.streams import Elsewhere
 from tests.tasks import Declined, add
 

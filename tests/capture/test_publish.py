@@ -20,7 +20,7 @@ from kombu.exceptions import EncodeError
 from pytest_django import Settings
 
 from django_taskops.capture import headers as own
-from django_taskops.capture import lifecycle
+from django_taskops.capture import span
 from django_taskops.capture.envelope import Envelope
 from django_taskops.models import RunEnvelope, TaskRun
 from django_taskops.states import TaskState
@@ -271,7 +271,7 @@ class TestEagerMode:
             tasks.flaky.delay(uuid4().hex, 1)
         gc.collect()
 
-        assert len(lifecycle._spans) == 0
+        assert len(span.spans) == 0
 
     @for_real
     @pytest.mark.usefixtures("database")
