@@ -32,7 +32,7 @@ from django_taskops.models import (
     WorkerBeat,
 )
 from django_taskops.projection import writer
-from django_taskops.recovery import retention
+from django_taskops.recovery import prunable, retention
 from django_taskops.recovery.retention import Chore, Pruned, prune
 from django_taskops.states import FINISHED, SETTLED, UNFINISHED, LetterStatus, TaskState
 from tests.events import Story
@@ -274,7 +274,7 @@ def test_rows_that_are_kept_do_not_stand_in_the_way(
     database: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many windows, of rows that go and rows that stay, some with the same instant at their border."""
-    monkeypatch.setattr(retention, "WINDOW", 3)
+    monkeypatch.setattr(prunable, "WINDOW", 3)
     keep(settings, success=7, failure=90)
     instant = ago(50)
     for place in range(20):
@@ -285,7 +285,7 @@ def test_rows_that_are_kept_do_not_stand_in_the_way(
 
 
 def test_a_window_is_looked_at_once(database: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "WINDOW", 3)
+    monkeypatch.setattr(prunable, "WINDOW", 3)
     keep(settings, failure=90, dead_letter=None)
     for _ in range(9):
         letter(100)
@@ -506,7 +506,7 @@ def test_a_batch_that_meets_a_deadlock_is_begun_again(
     for _ in range(3):
         TaskAttemptFactory(run=ended(8), retried=True)
     left = deadlocks
-    delete = retention._delete
+    delete = prunable._delete
 
     def delete_but(model: Any, **chosen: Any) -> int:
         nonlocal left
@@ -516,7 +516,7 @@ def test_a_batch_that_meets_a_deadlock_is_begun_again(
             raise OperationalError(1213, "Deadlock found when trying to get lock")
         return deleted
 
-    monkeypatch.setattr(retention, "_delete", delete_but)
+    monkeypatch.setattr(prunable, "_delete", delete_but)
 
     assert prune().success == 3
     assert left == 0
@@ -531,7 +531,7 @@ def test_an_error_that_is_no_deadlock_ends_the_pass(database: str, monkeypatch: 
         tried.append(model)
         raise OperationalError("the disk is full")
 
-    monkeypatch.setattr(retention, "_delete", fail)
+    monkeypatch.setattr(prunable, "_delete", fail)
 
     with pytest.raises(OperationalError, match="the disk is full"):
         prune()
