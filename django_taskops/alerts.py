@@ -1,5 +1,6 @@
 """Ready-made alerts, to be switched on in an AppConfig.ready: models have to be loaded."""
 
-from .recovery.alerts import AlertNotSent, InvalidAlert, mail_admins, post_to_webhook
+from .recovery.alerts import InvalidAlert, mail_admins, post_to_webhook
+from .recovery.channels import AlertNotSent
 
 __all__ = ["AlertNotSent", "InvalidAlert", "mail_admins", "post_to_webhook"]

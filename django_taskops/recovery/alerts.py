@@ -7,16 +7,11 @@ the address of a webhook is a secret, and is nowhere but in the memory of the pr
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from django.conf import settings
-from django.core import mail
 from django.db import transaction
 from django.db.models import Count, Max, Min, Q, QuerySet
 from django.urls import reverse
@@ -27,10 +22,10 @@ from ..conf import conf
 from ..exceptions import TaskOpsError
 from ..models import DeadLetter, OutboxEntry, OutboxKind, OutboxStatus
 from ..states import DeadLetterReason, LetterStatus
+from .channels import AlertNotSent, Channel, Message, deliver
 
 MAIL = "mail"
 LONGEST_WINDOW_SECONDS = 24 * 3600
-WEBHOOK_TIMEOUT_SECONDS = 5
 COUNTED_AT_MOST = 100_000
 DESCRIPTION_MAX_CHARS = 300
 
@@ -44,27 +39,6 @@ class InvalidAlert(TaskOpsError, TypeError):
         self.expected = expected
         self.got = got
         super().__init__(f"alerts: {argument}: expected {expected}, got {got}; {advice}")
-
-
-class AlertNotSent(TaskOpsError):
-    """A message could not be delivered; the outbox tries again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Channel:
-    """A way to people. `url` is "" for the mail, `base_url` "" for messages without links."""
-
-    name: str
-    window: float
-    details: bool
-    base_url: str
-    url: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    subject: str
-    text: str
 
 
 _channels: dict[str, Channel] = {}
@@ -182,14 +156,14 @@ def send(entry: OutboxEntry) -> None:
     afterwards, also where it fails. Raises AlertNotSent, and what Django's mail raises."""
     if "blind" in entry.payload:
         channel = _channel_of(entry)
-        _deliver(channel, _of_blindness(channel, entry.payload["blind"]))
+        deliver(channel, _of_blindness(channel, entry.payload["blind"]))
         return
     _take_over(entry)  # first: an entry that is given up must not hold the key
     channel = _channel_of(entry)
     letters = _letters(entry.payload)
     newest = letters.only("description", "exception_type", "died_at").order_by("-pk").first()
     if newest is not None:
-        _deliver(channel, _of_letters(channel, entry.payload, letters, newest))
+        deliver(channel, _of_letters(channel, entry.payload, letters, newest))
 
 
 def _take_over(entry: OutboxEntry) -> None:
@@ -300,42 +274,3 @@ def _link(channel: Channel, page: str, **filters: str) -> str:
 def _message(subject: str, lines: list[str]) -> Message:
     """The subject on one line: a task may have any name."""
     return Message(subject=storable(" ".join(subject.split()), 200), text="\n".join(line for line in lines if line))
-
-
-def _deliver(channel: Channel, message: Message) -> None:
-    if channel.url:
-        _post(channel, message)
-    elif settings.ADMINS:
-        mail.mail_admins(message.subject, message.text)
-    else:
-        raise AlertNotSent("expected somebody in ADMINS, got nobody; name whom to mail, or do not switch the mail on")
-
-
-def _post(channel: Channel, message: Message) -> None:
-    """Raises outside of `except`: what urllib raises may quote the address."""
-    body = json.dumps({"text": _escaped(message.text)}).encode()
-    headers = {"Content-Type": "application/json; charset=utf-8"}
-    error = ""
-    try:
-        request = Request(channel.url, data=body, headers=headers)  # noqa: S310 the scheme was checked
-        with build_opener(_NoRedirects).open(request, timeout=WEBHOOK_TIMEOUT_SECONDS):
-            pass
-    except HTTPError as answer:
-        answer.close()
-        error = f"HTTP {answer.code}"
-    except Exception as failure:  # noqa: BLE001 of the network, of TLS, of a proxy
-        error = type(getattr(failure, "reason", failure)).__name__
-    if error:
-        raise AlertNotSent(f"expected {channel.name!r} to take the message, got {error}; its address is not shown")
-
-
-def _escaped(text: str) -> str:
-    """As Slack asks for: else an exception's text could call everybody in the room."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-class _NoRedirects(HTTPRedirectHandler):
-    """urllib would turn the POST into a GET, and the address may be a secret from where it leads."""
-
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-        return None

@@ -23,7 +23,7 @@ from django_taskops.exceptions import TaskOpsError
 from django_taskops.models import DeadLetter, OutboxEntry, OutboxKind, OutboxStatus
 from django_taskops.projection import writer
 from django_taskops.recovery import alerts as room
-from django_taskops.recovery import outbox
+from django_taskops.recovery import channels, outbox
 from django_taskops.signals import recorder_blind, task_dead_lettered
 from django_taskops.states import LetterStatus
 from tests.events import Story
@@ -301,7 +301,7 @@ def test_a_webhook_gets_json_with_the_escapes_of_slack(database: str, webhook: W
 @pytest.fixture
 def silent_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Connects and never answers."""
-    monkeypatch.setattr(room, "WEBHOOK_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(channels, "WEBHOOK_TIMEOUT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
