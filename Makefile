@@ -68,6 +68,8 @@ $(VENV)/matrix.stamp: $(VENV)/python.stamp $(DECLARED)
 # PIP_USER and PIP_TARGET of a global pip configuration would install beside the environment.
 export PIP_USER := no
 unexport PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PYTHONHOME
+# Without bytecode each of the many processes that tests and chaos start compiles the whole app again.
+unexport PYTHONDONTWRITEBYTECODE
 
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"expected Python 3.11 or newer, got {sys.version.split()[0]}; name one with make PYTHON=...")'
