@@ -388,3 +388,10 @@ class KilledAtItsEnd(Task):  # type: ignore[type-arg]
 @shared_task(base=KilledAtItsEnd)
 def succeed_and_be_killed() -> str:
     return "stored before"
+
+
+@shared_task(acks_late=True)
+def kill_self_the_second_time(key: str) -> str:
+    if count(key) > 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "stored before"

@@ -1,8 +1,9 @@
 """What happens to a delivery in the worker's main process, seen where it happens: in its Request."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import celery
@@ -67,7 +68,7 @@ class TaskOpsRequest:
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         self.taskops_error = getattr(exc_info, "exception", None)
         if not hasattr(super(), "_success_was_stored"):
-            _look_for_success(self, exc_info)
+            _look_for_success(self)
         try:
             with asking(self.taskops_park):
                 return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
@@ -97,11 +98,10 @@ class TaskOpsRequest:
         return sent
 
     def _success_was_stored(self) -> Any:
-        """Celery 5.7: asked of a child that died after its task had succeeded."""
+        """Celery 5.7: asked of a child that died after its task had succeeded. The meta of the result, or False."""
         stored = super()._success_was_stored()  # type: ignore[misc]
         if stored:
-            self.taskops_succeeded = True
-            _tell(self, EventKind.SUCCEEDED, Outcome())
+            _tell_stored_success(self, stored)
         return stored
 
     def reject(self, requeue: bool = False) -> Any:
@@ -128,15 +128,37 @@ class TaskOpsRequest:
 
 
 @shielded
-def _look_for_success(request: Any, exc_info: Any) -> None:
+def _look_for_success(request: Any) -> None:
     """What Celery 5.7 asks by itself: a child may die when its task has succeeded, and nobody has told it yet."""
-    if not isinstance(_error_of(exc_info), WorkerLostError):
+    if not isinstance(_unwrapped(request.taskops_error), WorkerLostError):
         return
     backend = request.task.backend
     if not request.ignore_result and backend.as_uri() != "rpc://":  # looking there would declare a queue
-        request.taskops_succeeded = backend.get_state(request.id) == states.SUCCESS
-    if request.taskops_succeeded:
+        meta = backend.get_task_meta(request.id, cache=False)
+        if meta["status"] == states.SUCCESS:
+            _tell_stored_success(request, meta)
+
+
+@shielded
+def _tell_stored_success(request: Any, meta: Mapping[str, Any]) -> None:
+    """A success that was stored before this delivery had started is that of another one under the same id: with that
+    its canvas went on."""
+    request.taskops_succeeded = True
+    if _is_older(meta.get("date_done"), request.time_start):
+        routed = routing(request.task) | {"parked": False}  # Celery takes it for a success
+        _tell(request, EventKind.WORKER_LOST, outcome_of(_unwrapped(request.taskops_error), **routed))
+    else:
         _tell(request, EventKind.SUCCEEDED, Outcome())
+
+
+def _is_older(done: Any, started: float | None) -> bool:
+    """`done` is what a result backend says: a datetime or its text, in UTC where it has no zone. False where it says
+    nothing that can be compared."""
+    try:
+        when = done if isinstance(done, datetime) else datetime.fromisoformat(done)
+    except (TypeError, ValueError):
+        return False
+    return started is not None and (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() < started
 
 
 @contextmanager
@@ -177,10 +199,6 @@ def _tell_failure(request: Any, error: Any) -> Event | None:
     if isinstance(error, TimeLimitExceeded):
         return _tell_error(request, EventKind.TIMED_OUT, error)
     return _tell_error(request, EventKind.BROKE, error)
-
-
-def _error_of(exc_info: Any) -> Any:
-    return _unwrapped(exc_info.exception)
 
 
 def _unwrapped(error: Any) -> Any:

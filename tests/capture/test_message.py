@@ -1,5 +1,6 @@
 """Messages as the worker's main process finds them."""
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -11,9 +12,10 @@ from kombu import Exchange, Queue
 
 from django_taskops.capture import receivers, wrapper
 from django_taskops.capture.message import queue_of
-from django_taskops.models import TaskRun
+from django_taskops.capture.request import _is_older
+from django_taskops.models import TaskAttempt, TaskRun
 from tests import tasks
-from tests.workers import Worker, eventually
+from tests.workers import BrokerQueue, Worker, eventually
 
 ORDERS = Exchange("orders", type="topic")
 
@@ -65,3 +67,35 @@ def test_a_child_killed_after_its_success_was_stored_has_succeeded(worker: Worke
 
     run = eventually(lambda: TaskRun.objects.get(task_id=result.id, state="SUCCESS"))
     assert not run.dead_letters.exists()
+
+
+def test_a_child_killed_in_a_second_run_has_not_succeeded_because_the_first_had(
+    worker: Worker, queue: BrokerQueue
+) -> None:
+    result = tasks.kill_self_the_second_time.apply_async((str(uuid4()),), queue=queue.name)
+    (message,) = queue.messages()
+    worker.queue.put(message)
+    eventually(lambda: TaskRun.objects.get(task_id=result.id, state="SUCCESS"))
+    worker.queue.put(message)
+
+    killed = eventually(lambda: TaskAttempt.objects.get(run__task_id=result.id, verdict="worker_lost"))
+    run = TaskRun.objects.get(task_id=result.id)
+    assert (run.state, run.starts()) == ("SUCCESS", 2)
+    assert run.delivery != killed.delivery
+    assert not run.dead_letters.exclude(status="resolved").exists()
+
+
+@pytest.mark.parametrize(
+    ("done", "older"),
+    [
+        ("2026-01-01T11:59:59.999999+00:00", True),
+        ("2026-01-01T13:59:59+02:00", True),
+        ("2026-01-01T11:59:59", True),
+        (datetime(2026, 1, 1, 11, 59, tzinfo=UTC), True),
+        ("2026-01-01T12:00:00.000001+00:00", False),
+        ("yesterday", False),
+        (None, False),
+    ],
+)
+def test_a_result_is_older_than_a_delivery_only_where_its_backend_says_so(done: Any, *, older: bool) -> None:
+    assert _is_older(done, datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()) is older
