@@ -1,6 +1,7 @@
 """Connects the rooms when Django starts: the journal gets the writer, capture gets Celery's signals."""
 
 import atexit
+from typing import Any
 
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
@@ -35,19 +36,31 @@ def _serve_in_workers() -> None:
 
     from . import journal
     from .capture import pulse
-    from .recovery import housekeeper, keeper
 
     atexit.register(pulse.stop)  # after what else is registered: exits are handled last in, first out
 
     for signal, name, serve in (
         (signals.worker_init, "expect_collector", journal.expect_collector),
         (signals.worker_ready, "pulse.start", pulse.start),
-        (signals.worker_ready, "keeper.start", keeper.start),
-        (signals.worker_ready, "housekeeper.start", housekeeper.start),
+        (signals.worker_ready, "recovery.start", _start_recovery),
         (signals.worker_process_init, "prepare", journal.prepare),
         (signals.worker_process_shutdown, "flush", journal.flush),
         (signals.worker_shutdown, "pulse.stop", pulse.stop),
-        (signals.worker_shutdown, "keeper.stop", keeper.stop),
-        (signals.worker_shutdown, "housekeeper.stop", housekeeper.stop),
+        (signals.worker_shutdown, "recovery.stop", _stop_recovery),
     ):
         signal.connect(serve, weak=False, dispatch_uid=f"taskops.{name}")
+
+
+def _start_recovery(**_signal: Any) -> None:
+    """Imported here: of all processes of a project, only its workers need it."""
+    from .recovery import housekeeper, keeper
+
+    keeper.start()
+    housekeeper.start()
+
+
+def _stop_recovery(**_signal: Any) -> None:
+    from .recovery import housekeeper, keeper
+
+    keeper.stop()
+    housekeeper.stop()
