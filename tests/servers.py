@@ -50,6 +50,11 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
+    @property
+    def pid(self) -> int:
+        assert self._server is not None
+        return self._server.process.pid
+
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url, socket_timeout=REPLY_SECONDS)
 
