@@ -22,6 +22,7 @@ class EventKind(StrEnum):
     UNDELIVERED = "undelivered"  # of a send that no worker has received, and that the broker does not have
     BROKE = "broke"  # the worker's main process or Celery itself reports an error that the body did not raise
     WORKER_LOST = "worker_lost"
+    SUCCESS_STORED = "success_stored"  # its process is lost, and the result backend has a success under its id
     RETURNED = "returned"  # its body has; Celery is not done with it, and may never be
     FAILED = "failed"
     TIMED_OUT = "timed_out"

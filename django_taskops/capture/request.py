@@ -148,7 +148,7 @@ def _tell_stored_success(request: Any, meta: Mapping[str, Any]) -> None:
         routed = routing(request.task) | {"parked": False}  # Celery takes it for a success
         _tell(request, EventKind.WORKER_LOST, outcome_of(_unwrapped(request.taskops_error), **routed))
     else:
-        _tell(request, EventKind.SUCCEEDED, Outcome())
+        _tell(request, EventKind.SUCCESS_STORED, Outcome())
 
 
 def _is_older(done: Any, started: float | None) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from ..events import Call, Event, EventKind, Outcome
-from ..states import FINISHED, LetterStatus, QuietReason, TaskState
-from .verdict import Delivery, Epoch, begin, observe
+from ..states import FINISHED, DeadLetterReason, LetterStatus, QuietReason, TaskState
+from .verdict import STATES, Delivery, Epoch, begin, observe, outweighs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,8 @@ class Merged:
 
 
 def merge(run: Run, attempts: Mapping[str, Delivery], letters: Sequence[Letter], events: Sequence[Event]) -> Merged:
-    """`attempts` are those that `events` mention and those that are settled; `letters` all of the run's."""
+    """`attempts` are those that `events` mention and those that are settled, or all of them where the run `falls_back`;
+    `letters` all of the run's."""
     known = _known(run, attempts, events)
     newest = max(run.shown.epoch, *((event.publication, event.generation) for event in events))
     shown = _choose(known.values(), newest)
@@ -74,6 +75,16 @@ def merge(run: Run, attempts: Mapping[str, Delivery], letters: Sequence[Letter],
         letters=_statuses(known, shown, letters, deaths) if letters or deaths else {},
         deaths=deaths,
     )
+
+
+def falls_back(run: Run, event: Event) -> bool:
+    """True where another delivery may take the place of the one that the run shows, whatever it has come to: what was
+    sent again has been refused, or a success was none."""
+    if event.outcome is not None and event.outcome.reason == QuietReason.DUPLICATE:
+        return True
+    shown = run.shown
+    succeeded = event.delivery == shown.delivery and shown.state == TaskState.SUCCESS
+    return succeeded and STATES.get(event.kind) != TaskState.SUCCESS and outweighs(event.kind, shown.verdict)
 
 
 def _known(run: Run, attempts: Mapping[str, Delivery], events: Sequence[Event]) -> dict[str, Delivery]:
@@ -91,7 +102,16 @@ def _known(run: Run, attempts: Mapping[str, Delivery], events: Sequence[Event]) 
             seen.setdefault(event.delivery, []).append(event)
     for delivery, its_events in seen.items():
         known[delivery] = observe(known[delivery], *its_events)
-    return known
+    return known | _robbed(known.values())
+
+
+def _robbed(known: Iterable[Delivery]) -> dict[str, Delivery]:
+    """Those whose success was only found in the result backend, which knows no deliveries, where another delivery of
+    the epoch has told one: that is its own."""
+    told = {each.epoch for each in known if each.verdict == EventKind.SUCCEEDED}
+    lost = {"state": TaskState.FAILURE, "reason": DeadLetterReason.WORKER_LOST}
+    found = (each for each in known if each.verdict == EventKind.SUCCESS_STORED and each.epoch in told)
+    return {each.delivery: replace(each, **lost) for each in found}  # type: ignore[arg-type]
 
 
 def _choose(known: Iterable[Delivery], newest: Epoch) -> Delivery:
@@ -175,6 +195,7 @@ def _attempts(
 ) -> tuple[list[Delivery], list[str]]:
     """The attempts to write, and those that the run's row replaces."""
     touched = {event.delivery for event in events if event.delivery}
+    touched |= {key for key, delivery in stored.items() if known[key].state != delivery.state or key == shown.delivery}
     if before.delivery and not before.needs_attempt and before.delivery != shown.delivery:
         touched.add(before.delivery)  # it stood in the run's row alone
     if shown.never_sent:

@@ -21,6 +21,7 @@ STATES: Mapping[EventKind, TaskState] = {
     EventKind.UNDELIVERED: TaskState.FAILURE,
     EventKind.BROKE: TaskState.FAILURE,
     EventKind.WORKER_LOST: TaskState.FAILURE,
+    EventKind.SUCCESS_STORED: TaskState.SUCCESS,
     EventKind.RETURNED: TaskState.SUCCESS,
     EventKind.FAILED: TaskState.FAILURE,
     EventKind.TIMED_OUT: TaskState.FAILURE,
@@ -182,4 +183,8 @@ _NO_OUTCOME = Outcome()
 def _outweighs(event: Event, facts: Mapping[str, Any]) -> bool:
     if event.kind == facts["verdict"] and facts["finished_at"]:
         return bool(event.at < facts["finished_at"])  # said twice: the first telling stays
-    return PRECEDENCE[event.kind] > PRECEDENCE[facts["verdict"]]
+    return outweighs(event.kind, facts["verdict"])
+
+
+def outweighs(kind: EventKind, verdict: str) -> bool:
+    return PRECEDENCE[kind] > PRECEDENCE[verdict]

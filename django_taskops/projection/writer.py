@@ -18,9 +18,9 @@ from django.db.models import Q
 from ..conf import conf
 from ..events import Beat, Chord, Event, EventKind, Record
 from ..models import OutboxEntry, OutboxKind, OutboxStatus, RunEnvelope, TaskAttempt, TaskRun
-from ..states import SETTLED, QuietReason
+from ..states import SETTLED
 from . import beats, bulk, chords, letters, limits, rows
-from .merge import Merged, Run, merge
+from .merge import Merged, Run, falls_back, merge
 
 _GLANCE = replace(
     limits.IMPATIENT, postgresql=dict.fromkeys(("lock_timeout", "statement_timeout"), limits.LOCK_WAIT_MILLISECONDS)
@@ -69,7 +69,7 @@ def _apply(events: Sequence[Event]) -> None:
     for event in events:
         by_task[event.task_id].append(event)
     known = _locked_runs(by_task)
-    stored = _attempts(known, events)
+    stored = _attempts(known, by_task)
     lettered = letters.of_runs(known)
     merged = {
         pk: merge(
@@ -198,22 +198,18 @@ def _locked_runs(by_task: Mapping[str, Sequence[Event]]) -> dict[int, Run]:
     return {values[0]: rows.run_from(values) for values in found.values_list(*rows.RUN_COLUMNS)}
 
 
-def _attempts(runs: Mapping[int, Run], events: Iterable[Event]) -> Mapping[int, Sequence[TaskAttempt]]:
-    """The stored attempts that `events` mention, those whose end settles their epoch, and those never sent; all of a
-    run that shows a delivery which is refused now."""
+def _attempts(runs: Mapping[int, Run], by_task: Mapping[str, Sequence[Event]]) -> Mapping[int, Sequence[TaskAttempt]]:
+    """The stored attempts that the events mention, those whose end settles their epoch, and those never sent; all of a
+    run that falls back to one of them."""
     found: dict[int, list[TaskAttempt]] = defaultdict(list)
     if runs:
-        mentioned = {event.delivery for event in events if event.delivery}
+        mentioned = {event.delivery for events in by_task.values() for event in events if event.delivery}
         wanted = Q(delivery__in=mentioned) | Q(state__in=SETTLED) | Q(verdict=EventKind.UPSTREAM_FAILED)
-        if refused := {event.task_id for event in events if _is_refused(event)}:
-            wanted |= Q(run__in=[pk for pk, run in runs.items() if run.task_id in refused])
+        if falling := [pk for pk, run in runs.items() if any(falls_back(run, each) for each in by_task[run.task_id])]:
+            wanted |= Q(run__in=falling)
         for attempt in TaskAttempt.objects.filter(wanted, run__in=runs).order_by():
             found[attempt.run_id].append(attempt)
     return found
-
-
-def _is_refused(event: Event) -> bool:
-    return event.outcome is not None and event.outcome.reason == QuietReason.DUPLICATE
 
 
 def _write_attempts(merged: Mapping[int, Merged]) -> None:

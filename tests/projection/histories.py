@@ -13,6 +13,8 @@ ENDINGS: tuple[tuple[EventKind, ...], ...] = (
     (),
     (EventKind.SUCCEEDED,),
     (EventKind.SUCCEEDED, EventKind.WORKER_LOST),
+    (EventKind.SUCCESS_STORED,),
+    (EventKind.RETRIED, EventKind.SUCCESS_STORED),
     (EventKind.FAILED,),
     (EventKind.FAILED, EventKind.WORKER_LOST),
     (EventKind.FAILED, EventKind.TIMED_OUT),

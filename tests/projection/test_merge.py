@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_taskops.events import Call, Event, EventKind, Outcome
-from django_taskops.projection.merge import Letter, Merged, Run, merge
+from django_taskops.projection.merge import Letter, Merged, Run, falls_back, merge
 from django_taskops.projection.verdict import PRECEDENCE, STATES, Delivery, Epoch
 from django_taskops.states import FINISHED, SETTLED, UNFINISHED, DeadLetterReason, LetterStatus, TaskState
 from tests.projection.histories import START, histories
@@ -26,10 +26,11 @@ class Rows:
 
     def apply(self, batch: Sequence[Event]) -> Merged:
         mentioned = {event.delivery for event in batch}
+        everything = any(falls_back(self.run, event) for event in batch)
         loaded = {
             key: delivery
             for key, delivery in self.attempts.items()
-            if key in mentioned or delivery.state in SETTLED or delivery.never_sent
+            if everything or key in mentioned or delivery.state in SETTLED or delivery.never_sent
         }
         merged = merge(self.run, loaded, list(self.letters.values()), batch)
         self.run = replace(merged.run, newly_described=False)
@@ -92,7 +93,8 @@ def test_a_success_wins_within_its_generation(history: list[Event]) -> None:
     rows = rows_after(history)
     newest = max((event.publication, event.generation) for event in history)
     succeeded = any(
-        event.kind == EventKind.SUCCEEDED and (event.publication, event.generation) == newest for event in history
+        delivery.epoch == newest and delivery.state == TaskState.SUCCESS
+        for delivery in (rows.run.shown, *rows.attempts.values())
     )
 
     assert (rows.run.shown.state == TaskState.SUCCESS) == succeeded
@@ -199,6 +201,31 @@ def test_a_body_that_has_returned_was_not_lost_and_what_celery_makes_of_it_at_th
     rows = rows_after([event(other, 2), event(EventKind.RETURNED, 1)])
 
     assert rows.run.shown.state == expected
+
+
+@pytest.mark.parametrize("retries", [0, 1], ids=["delivered again meanwhile", "retried before it died"])
+def test_a_success_that_was_found_is_that_of_the_delivery_which_tells_it(retries: int) -> None:
+    found = event(EventKind.SUCCESS_STORED, 3)
+    told = event(EventKind.SUCCEEDED, 2, delivery="d2", retries=retries)
+    for order in permutations([event(EventKind.STARTED, 0), found, told]):
+        rows = rows_after(order)
+
+        assert (rows.run.shown.delivery, rows.run.shown.state) == ("d2", TaskState.SUCCESS)
+        assert (rows.attempts["d1"].state, rows.attempts["d1"].reason) == (TaskState.FAILURE, "worker_lost")
+        assert not rows.open_letters()
+
+
+def test_a_success_that_was_found_is_not_of_a_body_that_has_failed_or_is_retried() -> None:
+    for told in (EventKind.FAILED, EventKind.RETRIED):
+        rows = rows_after([event(told, 1), event(EventKind.SUCCESS_STORED, 2)])
+
+        assert rows.run.shown.verdict == told
+
+
+def test_a_success_that_was_found_and_that_nobody_tells_is_its_own() -> None:
+    rows = rows_after([event(EventKind.STARTED, 0), event(EventKind.SUCCESS_STORED, 1)])
+
+    assert (rows.run.shown.state, rows.attempts, rows.letters) == (TaskState.SUCCESS, {}, {})
 
 
 def test_a_second_publish_of_an_id_shows_and_the_first_stays_in_the_history() -> None:
