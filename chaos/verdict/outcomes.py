@@ -82,10 +82,9 @@ def _invention(record: Record, told: Delivery) -> str:
 def _was_killed_at_once(record: Record, told: Delivery) -> bool:
     """Between the app's word and the body's first."""
     assert told.started_at is not None
-    began = record.ns_of(told.started_at)
-    return any(
-        0 <= at - began + CERTAIN_NS <= AROUND_A_KILL_NS + CERTAIN_NS for at in record.deaths.get(told.pid or 0, ())
-    )
+    began, pid = record.ns_of(told.started_at), told.pid or 0
+    deaths = [at for at in record.deaths.get(pid, ()) if at >= began - CERTAIN_NS]
+    return any(record.awake(pid, began, at) <= AROUND_A_KILL_NS for at in deaths)
 
 
 def every_retry_was_sent(record: Record, tables: Tables) -> list[Finding]:

@@ -39,12 +39,12 @@ class Record:
         death = self.death_after(line)
         if death is None:
             return True
-        frozen = sum(min(end, death) - max(begin, line.at) for begin, end in self._stops_between(line, death))
-        return death - line.at - frozen > CERTAIN_NS and not self.fell_with_redis(line)
+        return self.awake(line.pid, line.at, death) > CERTAIN_NS and not self.fell_with_redis(line)
 
-    def _stops_between(self, line: Line, death: int) -> list[tuple[int, int]]:
-        stops = self.stops.get(line.pid, ())
-        return [(begin - CERTAIN_NS, end) for begin, end in stops if begin - CERTAIN_NS < death and end > line.at]
+    def awake(self, pid: int, begin: float, end: float) -> float:
+        """For how much of that time, in ns, the process was not frozen, nor about to be."""
+        stops = [(frozen - CERTAIN_NS, thawed) for frozen, thawed in self.stops.get(pid, ())]
+        return end - begin - sum(max(0.0, min(thawed, end) - max(frozen, begin)) for frozen, thawed in stops)
 
     def fell_with_redis(self, line: Line) -> bool:
         """True where the Redis that had just been told died, and the process before it learned of that. The one thing

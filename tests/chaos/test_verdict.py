@@ -350,6 +350,15 @@ def a_start_that_the_kill_has_kept_from_its_first_line(story: Story) -> None:
     story.change("plain", letters=[letter])
 
 
+def a_start_of_a_process_that_is_frozen_before_its_first_line_and_killed_later(story: Story) -> None:
+    a_start_that_the_kill_has_kept_from_its_first_line(story)
+    killed = next(line.at for line in story.lines if line.what is What.FAULT)
+    story.change_lines(lambda line: line.what is What.FAULT, at=killed + 9 * LONG)
+    story.tell(What.FAULT, pid=1, detail={"kind": "SIGSTOP", "pids": [OTHER]})
+    story.change_lines(lambda line: line.detail.get("kind") == "SIGSTOP", at=killed)
+    story.tell(What.MENDED, pid=1, after=99 * LONG, detail={"kind": "SIGSTOP", "pids": [OTHER]})
+
+
 def a_message_that_the_client_has_sent_twice(story: Story) -> None:
     """It did not learn whether the broker had taken the first."""
     story.tell(What.PUT_FAILED, task_id="plain", publication="p-plain", tag="plain-1")
@@ -383,6 +392,7 @@ def a_killed_worker_that_is_called_lost(story: Story) -> None:
         an_attempt_whose_retry_was_not_sent,
         a_process_that_falls_with_the_redis_that_it_has_just_told,
         a_start_that_the_kill_has_kept_from_its_first_line,
+        a_start_of_a_process_that_is_frozen_before_its_first_line_and_killed_later,
         a_message_that_the_client_has_sent_twice,
         a_message_that_the_broker_has_delivered_again,
         a_hook_of_a_frozen_process,
