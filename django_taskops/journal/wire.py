@@ -42,6 +42,8 @@ class Wire:
 
     def send(self, commands: Sequence[bytes], heard: Sequence[Heard]) -> None:
         """Packed commands, each with what takes its reply. Blocks for 40 ms at most."""
+        if not self._expected:
+            self._connection.can_read(timeout=0)  # raises where Redis has hung up: the system would take it in silence
         now = time.monotonic()
         self._expected.extend((now, each) for each in heard)
         self._connection._sock.settimeout(REPLY_SECONDS)  # noqa: SLF001 redis-py has one timeout for all, handshake too

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import select
 import socket
 import threading
 import time
@@ -139,6 +140,21 @@ def test_after_a_cut_connection_nothing_is_missing_and_it_goes_on(
 
     assert {event.subject for event in (*kept(address), *elsewhere.late, *elsewhere.events)} == set(sent)
     assert sent[-1] in {event.task_id for event in kept(address)}
+
+
+def test_nothing_is_entrusted_to_a_connection_that_redis_has_closed(
+    journal: RedisJournal, address: client.Address, elsewhere: Elsewhere
+) -> None:
+    """The system takes what is sent there, and says so only when the next is: by then the process may be dead."""
+    story = Story("1")
+    journal.append(story.started())
+    journal.flush()
+    address.client(1).client_kill(address_of(journal))
+    select.select([connection_of(journal)._sock], [], [], 5)
+    end = story.succeeded()
+    journal.append(end)
+
+    assert elsewhere.events == [end]
 
 
 def connection_of(journal: RedisJournal) -> Any:
