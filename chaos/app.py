@@ -26,7 +26,8 @@ def prepare_worker(**_signal: Any) -> None:
 
 def hasten() -> None:
     """What takes minutes in the field takes seconds here: the chaos of a minute has to come to its end."""
-    from django_taskops.recovery import interrupted, redelivery
+    from django_taskops.recovery import interrupted
+    from django_taskops.recovery.reaper import redelivery
 
     redelivery.RESTORE_SECONDS = 5  # as the transport's options say
     interrupted.INTERRUPTED_AFTER = timedelta(seconds=15)

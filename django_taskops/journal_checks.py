@@ -10,7 +10,7 @@ from django.core.checks import CheckMessage, Error
 
 from . import journal
 from .journal.base import Source
-from .journal.spool_folder import check_private
+from .journal.spool.folder import check_private
 
 OLDEST_REDIS = (6, 2)
 UNKNOWN = "?"

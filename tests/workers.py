@@ -24,7 +24,7 @@ from django.conf import settings
 from django.db import connections
 from kombu import Connection, Message, Queue
 
-from django_taskops.journal.spool_folder import unread
+from django_taskops.journal.spool.folder import unread
 from example_site.embedded import die_with_parent, postgres_database
 from example_site.embedded_mariadb import mysql_database
 

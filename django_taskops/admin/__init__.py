@@ -3,7 +3,7 @@
 from .audit import AuditEntryAdmin
 from .letters import DeadLetterAdmin
 from .recorder import RecorderAdmin
-from .recorder_quarantine import QuarantinedEntryAdmin
+from .recorder.quarantine import QuarantinedEntryAdmin
 from .runs import TaskRunAdmin
 from .workers import WorkerBeatAdmin
 

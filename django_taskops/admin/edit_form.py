@@ -11,8 +11,8 @@ from ..exceptions import NotRequeueable
 from ..models import DeadLetter
 from ..recovery import preflight
 from ..recovery.editing import BadEdit, Edit, Original, edited
+from ..recovery.editing.written_json import written
 from ..recovery.message import LONGEST_COUNTDOWN, Changes
-from ..recovery.written_json import written
 from .forms import AttemptsForm
 
 FEWEST_ROWS, MOST_ROWS = 4, 30

@@ -14,9 +14,8 @@ from django.views.decorators.debug import sensitive_post_parameters
 
 from ..exceptions import NotRequeueable
 from ..models import DeadLetter
-from ..recovery import drafts
 from ..recovery.decide import Decided, person
-from ..recovery.editing import Original, difference, original_of
+from ..recovery.editing import Original, difference, drafts, original_of
 from ..recovery.intents import Order
 from .bulk import Outcome, carry_out
 from .deciding import DecidingAdmin, outside_transactions

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from django.utils.translation import gettext as _
 
 from ..models import DeadLetter, OutboxStatus
-from ..recovery import chord_keys, parking
+from ..recovery import parking
+from ..recovery.parking import chord_keys
 from . import display
 
 

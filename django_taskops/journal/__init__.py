@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .base import Journal, Source
-from .spool_backlog import oldest_in
+from .spool.backlog import oldest_in
 
 
 class Choice(Protocol):

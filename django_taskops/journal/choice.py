@@ -12,8 +12,8 @@ from . import client
 from .base import Journal, Source
 from .redis import RedisJournal
 from .spool import SpoolJournal
-from .spool_folder import folder_of
-from .spool_source import SpoolSource
+from .spool.folder import folder_of
+from .spool.source import SpoolSource
 from .stream import RedisSource
 
 MEMORY = "memory"

@@ -12,7 +12,7 @@ from django.utils import timezone
 from .. import journal
 from ..conf import conf
 from ..journal.base import Source
-from ..journal.spool_folder import usage
+from ..journal.spool.folder import usage
 from ..models import OutboxEntry, OutboxKind, Recorder
 from .drain import Drained
 

@@ -15,9 +15,9 @@ from ..events import EventKind
 from ..models import WorkerBeat
 from ..projection.service import serve
 from .housekeeper import LEASE, lease_seconds
-from .judgement import Judgement, execute
 from .lease import Lease
 from .reaper import Reaper
+from .reaper.judgement import Judgement, execute
 from .workers import REAPER
 
 ROUNDS = 5  # the end of a run is missed after three beats without it, a message after two looks

@@ -20,8 +20,9 @@ from kombu.utils import json as celery_json
 
 from django_taskops.capture.envelope import Envelope
 from django_taskops.models import AuditEntry, DeadLetter, OutboxEntry, OutboxKind
-from django_taskops.recovery import drafts, workers
+from django_taskops.recovery import workers
 from django_taskops.recovery.decide import Person
+from django_taskops.recovery.editing import drafts
 from tests.admin.conftest import LogIn
 from tests.admin.pages import Page, content
 from tests.factories import DeadLetterFactory

@@ -6,8 +6,8 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from django_taskops.admin import recorder_entry
-from django_taskops.admin.recorder_entry import MAX_BYTES, as_text
+from django_taskops.admin.recorder import entry as recorder_entry
+from django_taskops.admin.recorder.entry import MAX_BYTES, as_text
 from django_taskops.models import AuditEntry, QuarantinedEntry, TaskRun
 from django_taskops.projection import service
 from tests.admin.conftest import LogIn

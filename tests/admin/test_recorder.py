@@ -12,7 +12,7 @@ from django.urls import get_resolver, reverse
 from pytest_django import Settings
 
 from django_taskops.admin import recorder
-from django_taskops.admin.recorder_words import KINDS, TONES
+from django_taskops.admin.recorder.words import KINDS, TONES
 from django_taskops.events import Beat, Chord, EventKind
 from django_taskops.journal.base import Backlog
 from django_taskops.journal.codec import encode

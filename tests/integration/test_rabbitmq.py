@@ -12,7 +12,7 @@ from kombu import Exchange, Queue
 from pytest_django import Settings
 
 from django_taskops import journal
-from django_taskops.journal import collector
+from django_taskops.journal.spool import collector
 from django_taskops.models import DeadLetter, TaskRun
 from django_taskops.recovery import requeue
 from django_taskops.states import LetterStatus, TaskState

@@ -10,8 +10,8 @@ from pathlib import Path
 from django_taskops.events import Record
 from django_taskops.journal.codec import decode
 from django_taskops.journal.spool import SpoolJournal
-from django_taskops.journal.spool_folder import folder_of
-from django_taskops.journal.spool_source import SpoolSource
+from django_taskops.journal.spool.folder import folder_of
+from django_taskops.journal.spool.source import SpoolSource
 from tests.workers import eventually
 
 IDENTITY = "postgresql://shop"

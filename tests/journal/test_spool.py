@@ -22,7 +22,7 @@ from django_taskops.events import Event, EventKind
 from django_taskops.journal.bounds import is_bad_ending
 from django_taskops.journal.codec import decode
 from django_taskops.journal.spool import SpoolJournal
-from django_taskops.journal.spool_folder import RefusedFolder, folder_of, make_private, usage
+from django_taskops.journal.spool.folder import RefusedFolder, folder_of, make_private, usage
 from tests.events import BEAT, Story, read_event
 from tests.journal.spooling import (
     Remembering,

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from django_taskops.journal import collector, segment_files, spool_writer
 from django_taskops.journal.base import Entry
 from django_taskops.journal.codec import decode, encode
-from django_taskops.journal.segment_files import lock
-from django_taskops.journal.segments import HEADER, MAGIC, pieces, record_of
-from django_taskops.journal.spool_folder import add_dropped, dropped, usage
+from django_taskops.journal.spool import collector, segment_files
+from django_taskops.journal.spool import writer as spool_writer
+from django_taskops.journal.spool.folder import add_dropped, dropped, usage
+from django_taskops.journal.spool.segment_files import lock
+from django_taskops.journal.spool.segments import HEADER, MAGIC, pieces, record_of
 from tests.events import Story
 from tests.journal.spooling import (
     child,

@@ -16,9 +16,9 @@ from django_taskops.exceptions import InvalidOption
 from django_taskops.models import DeadLetter, OutboxEntry, OutboxStatus, TaskRun
 from django_taskops.projection import writer
 from django_taskops.recovery import discard, parking, restore
-from django_taskops.recovery.failure import rebuilt
-from django_taskops.recovery.judgement import Judgement, execute
 from django_taskops.recovery.outbox import carry_out
+from django_taskops.recovery.parking.failure import rebuilt
+from django_taskops.recovery.reaper.judgement import Judgement, execute
 from django_taskops.states import DeadLetterReason, LetterStatus
 from tests.events import Story
 from tests.lifecycle.cases import key

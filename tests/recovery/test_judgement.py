@@ -11,8 +11,8 @@ from django_taskops.exceptions import NotRequeueable
 from django_taskops.models import AuditEntry, DeadLetter, OutboxEntry, OutboxKind, TaskRun
 from django_taskops.projection import writer
 from django_taskops.recovery import preflight
-from django_taskops.recovery.judgement import Judgement, execute
-from django_taskops.recovery.restarts import Restarts
+from django_taskops.recovery.reaper.judgement import Judgement, execute
+from django_taskops.recovery.reaper.restarts import Restarts
 from django_taskops.states import DeadLetterReason, LetterStatus
 from tests.events import Story
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_taskops.capture.redaction import Parameters, Secrets
-from django_taskops.recovery.masking import MAX_DEPTH, BadToken, Masks, Misplaced, TooDeep, Vault, reveal
-from django_taskops.recovery.written_json import canonical, read, written
+from django_taskops.recovery.editing.masking import MAX_DEPTH, BadToken, Masks, Misplaced, TooDeep, Vault, reveal
+from django_taskops.recovery.editing.written_json import canonical, read, written
 
 SECRETS = Secrets(("password", "token", "authorization"), frozenset({"card"}))
 NAMES = st.one_of(

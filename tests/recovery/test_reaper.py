@@ -14,10 +14,10 @@ from pytest_django import Settings
 from django_taskops import tracked_task
 from django_taskops.models import DeadLetter, OutboxEntry, OutboxKind, RunEnvelope, TaskRun, WorkerBeat
 from django_taskops.projection import writer
-from django_taskops.recovery import requeue, roll_call, undelivered
-from django_taskops.recovery.judgement import Judgement
-from django_taskops.recovery.reaper import Reaper
-from django_taskops.recovery.search import Seen, Sent
+from django_taskops.recovery import requeue
+from django_taskops.recovery.reaper import Reaper, roll_call, undelivered
+from django_taskops.recovery.reaper.judgement import Judgement
+from django_taskops.recovery.reaper.search import Seen, Sent
 from django_taskops.states import LetterStatus
 from tests import tasks
 from tests.events import WORKER, Story

@@ -32,8 +32,8 @@ from django_taskops.models import (
     WorkerBeat,
 )
 from django_taskops.projection import writer
-from django_taskops.recovery import prunable, retention
-from django_taskops.recovery.retention import Chore, Pruned, prune
+from django_taskops.recovery import retention
+from django_taskops.recovery.retention import Chore, Pruned, prunable, prune
 from django_taskops.states import FINISHED, SETTLED, UNFINISHED, LetterStatus, TaskState
 from tests.events import Story
 from tests.factories import (

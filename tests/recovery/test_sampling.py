@@ -12,8 +12,7 @@ from pytest_django import Settings
 
 from django_taskops.models import TaskRun
 from django_taskops.projection import writer
-from django_taskops.recovery import sampling
-from django_taskops.recovery.retention import Chore, Pruned, prune
+from django_taskops.recovery.retention import Chore, Pruned, prune, sampling
 from django_taskops.states import TaskState
 from tests.events import Story
 from tests.factories import DeadLetterFactory, TaskAttemptFactory, TaskRunFactory

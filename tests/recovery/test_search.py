@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from celery import current_app
 
-from django_taskops.recovery import search
-from django_taskops.recovery.search import RedisSearch, Seen, Sent
+from django_taskops.recovery.reaper import search
+from django_taskops.recovery.reaper.search import RedisSearch, Seen, Sent
 from tests import tasks
 from tests.workers import BrokerQueue, broker_client, new_queue
 

@@ -3,7 +3,7 @@
 import pytest
 
 from django_taskops.models import WorkerBeat
-from django_taskops.recovery.watch import Watch
+from django_taskops.recovery.reaper.watch import Watch
 
 TIMEOUT = 60.0
 STEP = 5.0
