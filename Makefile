@@ -22,8 +22,8 @@ demo: $(VENV)/demo.stamp ## run the example shop's day, then serve its admin unt
 demo-check: $(VENV)/demo.stamp ## the same without serving: exits 0 when every task is accounted for
 	$(BIN)/python -m example_site.demo --check
 
-test: $(VENV)/test.stamp ## the whole suite, two processes, each with a Redis of its own; ARGS="-k name" narrows it
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(VENV)/test.stamp ## the whole suite, four processes, each with servers of its own; ARGS="-k name" narrows it
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(VENV)/test.stamp ## kills workers, servers and connections for a minute and accounts for every task; MINUTES=30 SEED=7 SCENARIO=B
 	$(BIN)/python -m chaos --minutes $(MINUTES) --scenario $(SCENARIO) $(if $(SEED),--seed $(SEED)) $(ARGS)
