@@ -167,7 +167,8 @@ class Beat:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chord:
     """A chord that has been published. `members` are the task ids of its header in order, those of chains being the
-    ids of their last steps; a tuple among them is a group that ends a member. `body` is the name of its body's task."""
+    ids of their last steps; a tuple among them is a group that ends a member. `body` is the name of its body's task,
+    `body_id` the id of the last task of its body."""
 
     kind: ClassVar[str] = "chord"
 
@@ -175,6 +176,7 @@ class Chord:
     members: tuple[Any, ...]
     at: datetime
     body: str = ""
+    body_id: str = ""
 
     @property
     def subject(self) -> str:

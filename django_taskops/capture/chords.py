@@ -58,8 +58,8 @@ def _tell(chord: Any, result: Any) -> None:
     members = _members(header)
     if 0 < _count(members) <= MAX_MEMBERS:
         body = storable((chord.kwargs.get("body") or {}).get("task"))
-        told = Chord(group_id=storable_id(str(header.id)), members=members, at=datetime.now(UTC), body=body)
-        journal.current().append(told)
+        ids = {"group_id": storable_id(str(header.id)), "body_id": storable_id(str(result.id))}
+        journal.current().append(Chord(members=members, at=datetime.now(UTC), body=body, **ids))
 
 
 def _is_tracked(chord: Any) -> bool:

@@ -113,7 +113,8 @@ def steps(chain: Any, chord: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _steps(signatures: Sequence[Any], seen: set[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The tasks with a frozen id in `signatures`, in the order in which they would run, each once: every member of a
-    group names the body of its chord."""
+    group may name the body of its chord, which comes after all of them."""
+    chords = []
     for signature in signatures:
         if not isinstance(signature, Mapping) or not isinstance(signature.get("options"), Mapping):
             continue
@@ -126,7 +127,10 @@ def _steps(signatures: Sequence[Any], seen: set[str]) -> Iterator[tuple[str, Map
                 continue
             seen.add(task_id)
             yield task_id, signature
-        yield from _steps([*_reversed(options.get("chain")), options.get("chord")], seen)
+        yield from _steps(_reversed(options.get("chain")), seen)
+        chords.append(options.get("chord"))
+    if any(chords):
+        yield from _steps(chords, seen)
 
 
 _CANVASES = frozenset({"chain", "group", "chord"})

@@ -90,8 +90,8 @@ def _chord(given: dict[str, Any]) -> Chord:
     given["at"] = _instant(given["at"])
     given["members"] = _members(given["members"])
     chord = Chord(**_known_only(given, _CHORD_NAMES))
-    _check_text("group_id", chord.group_id, 255)
-    _check_text("body", chord.body, 255)
+    for name in ("group_id", "body", "body_id"):
+        _check_text(name, getattr(chord, name), 255)
     return chord
 
 

@@ -13,7 +13,8 @@ from .partly_indexed import PartlyIndexed
 class Chord(PartlyIndexed):
     """One chord, as its publisher has told it. The first word stays, however often its tasks run.
 
-    `members` are the task ids of its header, in order; a list among them is a group that ends a member. `failed` once
+    `members` are the task ids of its header, in order; a list among them is a group that ends a member. `body` is the
+    name of its body's task, `body_id` the id of the last task of its body, "" where it is not known. `failed` once
     one of them has ended badly: from then on their results are kept here. `envelope` is the message of the member that
     was put back first, which holds the body's signature: from then on this app joins the chord, and not Celery.
     `joined_at` says when its body went out. `touched` where something has happened that the housekeeper has not looked
@@ -23,6 +24,7 @@ class Chord(PartlyIndexed):
     group_id = models.CharField(max_length=255)
     members = models.JSONField(default=list)
     body = models.CharField(max_length=255, blank=True)
+    body_id = models.CharField(max_length=255, blank=True, default="")
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
     failed = models.BooleanField(default=False)
     touched = models.BooleanField(default=False)

@@ -17,7 +17,13 @@ def write(told: Sequence[Told]) -> None:
     if not told:
         return
     rows = [
-        Chord(group_id=chord.group_id, members=chord.members, body=chord.body, created_at=stored(chord.at))
+        Chord(
+            group_id=chord.group_id,
+            members=chord.members,
+            body=chord.body,
+            body_id=chord.body_id,
+            created_at=stored(chord.at),
+        )
         for chord in sorted(told, key=lambda chord: chord.group_id)
     ]
     Chord.objects.bulk_create(rows, ignore_conflicts=True)

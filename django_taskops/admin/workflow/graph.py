@@ -5,6 +5,8 @@ here: the next step of a chain is a child of the one before. The body of a chord
 last, and bears the id of the group without an index; where more follows, the last task bears it. Where the chord is
 itself a member of another group, its body bears that group instead. What never ran hangs on the run that failed, all
 of it, in the order in which it would have run; where it was to be a group, it has indexes and no group id.
+
+Celery names that group from 5.7 on only; before, `rows.py` gives its id to the record of the body.
 """
 
 from collections.abc import Iterable

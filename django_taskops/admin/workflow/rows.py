@@ -1,12 +1,12 @@
 """Which runs belong to a workflow. Reads a few columns, in a number of queries that its size does not change."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django.db.models import QuerySet
 
-from ...models import TaskRun
+from ...models import Chord, TaskRun
 from .records import Record
 
 MAX_RUNS = 10_000
@@ -37,7 +37,17 @@ def runs_of_workflow(run: TaskRun) -> Found:
             break
         asked.update(groups)
         more = _add(found, _beside(root, groups))
-    return Found(records=tuple(found.values()), more=more, deeper=not more and bool(_groups(found.values()) - asked))
+    records = tuple(_labelled(found, sorted(asked)))
+    return Found(records=records, more=more, deeper=not more and bool(_groups(found.values()) - asked))
+
+
+def _labelled(found: Mapping[str, Record], groups: Sequence[str]) -> Iterator[Record]:
+    """Before Celery 5.7 the message of a chord's body does not name the group that it follows: its publisher has. Where
+    several chords end with one task, it follows the outermost, which was told first."""
+    told = Chord.objects.filter(group_id__in=groups).order_by("-pk").values_list("body_id", "group_id")
+    follows = dict(told) if groups else {}
+    for record in found.values():
+        yield record if record.group_id else record._replace(group_id=follows.get(record.task_id, ""))
 
 
 def _beside(root: str, groups: Iterable[str]) -> QuerySet[TaskRun]:

@@ -9,10 +9,11 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from django_taskops.admin.workflow import rows
-from django_taskops.models import TaskRun
+from django_taskops.models import Chord, TaskRun
 from tests.admin.conftest import LogIn
 from tests.admin.pages import Page, content
 from tests.admin.queries import statements
+from tests.admin.workflow.outlines import outline
 from tests.factories import TaskRunFactory
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -131,6 +132,18 @@ def test_members_with_other_roots_and_nested_groups_are_found(database: str) -> 
         assert sorted(record.task_id for record in found.records) == list("abcde")
         assert not found.more
         assert not found.deeper
+
+
+def test_a_body_whose_message_does_not_name_its_group_is_known_from_the_publisher_of_the_chord(database: str) -> None:
+    """As Celery sends it before 5.7: here a chord whose body is a chord. Both end with one task."""
+    TaskRunFactory(succeeded=True, task_id="a", root_id="a", task_name="a", group_id="out", group_index=0)
+    TaskRunFactory(succeeded=True, task_id="b", root_id="a", task_name="b", parent_id="a", group_id="in", group_index=0)
+    TaskRunFactory(succeeded=True, task_id="c", root_id="a", task_name="c", parent_id="a", group_id="in", group_index=1)
+    body = TaskRunFactory(succeeded=True, task_id="d", root_id="a", task_name="d", parent_id="c")
+    for group, members in (("out", ["a"]), ("in", ["b", "c"])):
+        Chord.objects.create(group_id=group, members=members, body="d", body_id=body.task_id)
+
+    assert outline(rows.runs_of_workflow(body).records) == "chord[a] > chord[b | c] > d"
 
 
 def test_a_thousand_members_cost_as_many_queries_as_ten(desk: Client, database: str) -> None:
