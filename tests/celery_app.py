@@ -1,6 +1,5 @@
 """The Celery app of the tests, in this process and in the workers that tests start."""
 
-import json
 import os
 from typing import Any
 
@@ -13,9 +12,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
 app = Celery("tests")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-if overrides := json.loads(os.environ.get("TASKOPS_TEST_CELERY", "{}")):
-    # With the prefix: before Celery 5.7 a name without it gives way to the one in Django's settings.
-    app.conf.update({f"CELERY_{name.upper()}": value for name, value in overrides.items()})
 app.autodiscover_tasks(["tests", "tests.lifecycle", "tests.parking", "tests.workflows"])
 if os.environ.get("TASKOPS_TEST_BROKEN_JOURNAL"):
     worker_init.connect(break_journal, weak=False)

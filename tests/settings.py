@@ -102,6 +102,8 @@ CELERY_RESULT_BACKEND = os.environ.get("TASKOPS_TEST_RESULTS") or redis_database
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_ROUTES = ("tests.celery_app.route",)
 CELERY_RESULT_EXPIRES = 600
+_of_one_worker: dict[str, Any] = json.loads(os.environ.get("TASKOPS_TEST_CELERY", "{}"))
+globals().update({f"CELERY_{name.upper()}": value for name, value in _of_one_worker.items()})
 
 _spool = {"SPOOL_DIR": os.environ["TASKOPS_TEST_SPOOL"]} if "TASKOPS_TEST_SPOOL" in os.environ else {}
 TASKOPS: dict[str, Any] = {"DATABASE": "default", **_spool} | json.loads(os.environ.get("TASKOPS_TEST_SETTINGS", "{}"))

@@ -175,7 +175,7 @@ def _set_broker(url: str) -> None:
     """kombu keeps a pool for each address; the app keeps the one that it has found first."""
     app: Any = current_app
     if app.conf.broker_url != url:
-        app.conf["CELERY_BROKER_URL"] = url  # with the prefix, see tests.celery_app
+        app.conf["CELERY_BROKER_URL"] = url  # before 5.7 a name without prefix gives way to the settings
         app._pool = app.amqp._producer_pool = None
 
 

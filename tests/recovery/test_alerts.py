@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Barrier, Thread
 from typing import Any, ClassVar
 
+import django
 import pytest
 from django.core.mail import EmailMessage
 from django.core.mail.backends.locmem import EmailBackend
@@ -38,7 +39,7 @@ def switched_off(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test switches its own alerts on."""
     monkeypatch.setattr(room, "_channels", {})
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    settings.ADMINS = [("Ops", "ops@example.com")]
+    settings.ADMINS = ["ops@example.com"] if django.VERSION >= (6, 0) else [("Ops", "ops@example.com")]
 
 
 class Webhook(HTTPServer):
