@@ -1,6 +1,8 @@
 """Connects the rooms when Django starts: the journal gets the writer, capture gets Celery's signals."""
 
 import atexit
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from django.apps import AppConfig
@@ -42,25 +44,22 @@ def _serve_in_workers() -> None:
     for signal, name, serve in (
         (signals.worker_init, "expect_collector", journal.expect_collector),
         (signals.worker_ready, "pulse.start", pulse.start),
-        (signals.worker_ready, "recovery.start", _start_recovery),
+        (signals.worker_ready, "keeper.start", _recovery("keeper", "start")),
+        (signals.worker_ready, "housekeeper.start", _recovery("housekeeper", "start")),
         (signals.worker_process_init, "prepare", journal.prepare),
         (signals.worker_process_shutdown, "flush", journal.flush),
         (signals.worker_shutdown, "pulse.stop", pulse.stop),
-        (signals.worker_shutdown, "recovery.stop", _stop_recovery),
+        (signals.worker_shutdown, "keeper.stop", _recovery("keeper", "stop")),
+        (signals.worker_shutdown, "housekeeper.stop", _recovery("housekeeper", "stop")),
     ):
         signal.connect(serve, weak=False, dispatch_uid=f"taskops.{name}")
 
 
-def _start_recovery(**_signal: Any) -> None:
-    """Imported here: of all processes of a project, only its workers need it."""
-    from .recovery import housekeeper, keeper
+def _recovery(module: str, function: str) -> Callable[..., None]:
+    """Imported when it is called: of all processes of a project, only its workers need it. A receiver each, since
+    Celery keeps the failure of one from the others."""
 
-    keeper.start()
-    housekeeper.start()
+    def receive(**_signal: Any) -> None:
+        getattr(import_module(f".recovery.{module}", __package__), function)()
 
-
-def _stop_recovery(**_signal: Any) -> None:
-    from .recovery import housekeeper, keeper
-
-    keeper.stop()
-    housekeeper.stop()
+    return receive

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import celery
@@ -148,17 +148,17 @@ def _tell_stored_success(request: Any, meta: Mapping[str, Any]) -> None:
         routed = routing(request.task) | {"parked": False}  # Celery takes it for a success
         _tell(request, EventKind.WORKER_LOST, outcome_of(_unwrapped(request.taskops_error), **routed))
     else:
-        _tell(request, EventKind.SUCCESS_STORED, Outcome())
+        _tell(request, EventKind.SUCCESS_STORED, Outcome(dead_letter=False))
 
 
 def _is_older(done: Any, started: float | None) -> bool:
-    """`done` is what a result backend says: a datetime or its text, in UTC where it has no zone. False where it says
-    nothing that can be compared."""
+    """`done` is what a result backend says: a datetime or its text. False where it says nothing that can be compared,
+    such as an instant without its zone, which some give in UTC and others in the project's."""
     try:
         when = done if isinstance(done, datetime) else datetime.fromisoformat(done)
     except (TypeError, ValueError):
         return False
-    return started is not None and (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() < started
+    return started is not None and when.tzinfo is not None and when.timestamp() < started
 
 
 @contextmanager

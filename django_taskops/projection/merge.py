@@ -6,6 +6,7 @@ Pure, and indifferent to the order and the repetition of events. Knows neither t
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from ..events import Call, Event, EventKind, Outcome
 from ..states import FINISHED, DeadLetterReason, LetterStatus, QuietReason, TaskState
@@ -102,16 +103,22 @@ def _known(run: Run, attempts: Mapping[str, Delivery], events: Sequence[Event]) 
             seen.setdefault(event.delivery, []).append(event)
     for delivery, its_events in seen.items():
         known[delivery] = observe(known[delivery], *its_events)
-    return known | _robbed(known.values())
+    return known | _with_stored_success(known.values())
 
 
-def _robbed(known: Iterable[Delivery]) -> dict[str, Delivery]:
-    """Those whose success was only found in the result backend, which knows no deliveries, where another delivery of
-    the epoch has told one: that is its own."""
-    told = {each.epoch for each in known if each.verdict == EventKind.SUCCEEDED}
-    lost = {"state": TaskState.FAILURE, "reason": DeadLetterReason.WORKER_LOST}
-    found = (each for each in known if each.verdict == EventKind.SUCCESS_STORED and each.epoch in told)
-    return {each.delivery: replace(each, **lost) for each in found}  # type: ignore[arg-type]
+def _with_stored_success(known: Iterable[Delivery]) -> dict[str, Delivery]:
+    """Those whose success was only found in the result backend, which knows no deliveries. Where another delivery of
+    the epoch has told one, it is that one's, and the child of these was killed in something else."""
+    told = {each.epoch for each in known if each.verdict in (EventKind.RETURNED, EventKind.SUCCEEDED)}
+    return {
+        each.delivery: replace(each, **_LOST if each.epoch in told else _OWN)
+        for each in known
+        if each.verdict == EventKind.SUCCESS_STORED
+    }
+
+
+_OWN: Mapping[str, Any] = {"state": TaskState.SUCCESS, "reason": ""}
+_LOST: Mapping[str, Any] = {"state": TaskState.FAILURE, "reason": DeadLetterReason.WORKER_LOST}
 
 
 def _choose(known: Iterable[Delivery], newest: Epoch) -> Delivery:

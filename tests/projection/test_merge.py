@@ -206,8 +206,9 @@ def test_a_body_that_has_returned_was_not_lost_and_what_celery_makes_of_it_at_th
 @pytest.mark.parametrize("retries", [0, 1], ids=["delivered again meanwhile", "retried before it died"])
 def test_a_success_that_was_found_is_that_of_the_delivery_which_tells_it(retries: int) -> None:
     found = event(EventKind.SUCCESS_STORED, 3)
-    told = event(EventKind.SUCCEEDED, 2, delivery="d2", retries=retries)
-    for order in permutations([event(EventKind.STARTED, 0), found, told]):
+    told = [event(EventKind.RETURNED, 2, delivery="d2", retries=retries)]
+    told += [event(EventKind.SUCCEEDED, 3, delivery="d2", retries=retries)]
+    for order in permutations([event(EventKind.STARTED, 0), found, *told]):
         rows = rows_after(order)
 
         assert (rows.run.shown.delivery, rows.run.shown.state) == ("d2", TaskState.SUCCESS)
@@ -220,6 +221,14 @@ def test_a_success_that_was_found_is_not_of_a_body_that_has_failed_or_is_retried
         rows = rows_after([event(told, 1), event(EventKind.SUCCESS_STORED, 2)])
 
         assert rows.run.shown.verdict == told
+
+
+def test_a_success_that_was_found_is_its_own_again_where_the_other_delivery_has_failed_after_all() -> None:
+    events = [event(EventKind.SUCCESS_STORED, 3), event(EventKind.RETURNED, 2, delivery="d2")]
+    for order in permutations([*events, failed(4, delivery="d2", retries=0)]):
+        rows = rows_after(order)
+
+        assert (rows.run.shown.delivery, rows.run.shown.state) == ("d1", TaskState.SUCCESS)
 
 
 def test_a_success_that_was_found_and_that_nobody_tells_is_its_own() -> None:

@@ -12,6 +12,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from django_taskops import tracked_task
+from django_taskops.events import EventKind
 from django_taskops.models import DeadLetter, OutboxEntry, OutboxKind, RunEnvelope, TaskRun, WorkerBeat
 from django_taskops.projection import writer
 from django_taskops.recovery import requeue
@@ -174,6 +175,16 @@ def test_one_that_was_shut_down_on_leaves_a_letter_that_says_so(world: World) ->
     world.go_on(100)
     assert fate(run) == ("FAILURE", "cancelled")
     assert "has shut down at" in DeadLetter.objects.get(run=run).description
+
+
+def test_what_had_ended_before_its_worker_shut_down_may_say_so_late(world: World) -> None:
+    world.beat(WORKER.boot_id, stopped_at=timezone.now())
+    story = Story()
+    writer.apply([story.published(), story.started()])
+    world.go_on(100)
+    writer.apply([story.ended(EventKind.RETURNED)])
+    assert fate(TaskRun.objects.get()) == ("SUCCESS", "")
+    assert DeadLetter.objects.get().status == LetterStatus.RESOLVED
 
 
 @pytest.mark.django_db(transaction=True)

@@ -50,7 +50,9 @@ class Lost:
             return Judgement(run=run, kind=EventKind.WORKER_LOST, reason=DeadLetterReason.POISON, description=said)
         if run.acks_late:
             return _abandoned(run, reason, said)
-        return Judgement(run=run, kind=EventKind(reason), reason=reason, description=said, rerun=_may_run_again(run))
+        # Of the lowest rank, whatever the reason: who has seen the end may tell of it late, and is right.
+        rerun = _may_run_again(run)
+        return Judgement(run=run, kind=EventKind.WORKER_LOST, reason=reason, description=said, rerun=rerun)
 
     def _of_attempt(self, attempt: TaskAttempt, beat: WorkerBeat | None) -> Judgement:
         reason, said = self._evidence(beat, attempt)

@@ -155,7 +155,8 @@ def _judgement(run: TaskRun) -> Judgement:
     if run.verdict == EventKind.ABANDONED:
         said = f"{run.exception_message or 'put back'}; the broker has not delivered it again, and does not have it"
         reason = DeadLetterReason(run.reason or DeadLetterReason.UNDELIVERED)
-        return Judgement(run=run, kind=EventKind(reason), reason=reason, description=said)
+        kind = EventKind.UNDELIVERED if reason == DeadLetterReason.UNDELIVERED else EventKind.WORKER_LOST
+        return Judgement(run=run, kind=kind, reason=reason, description=said)
     retries = run.retries + (run.verdict == EventKind.RETRIED)
     expires = _aware(run.expires)
     if expires is not None and expires < datetime.now(UTC):
