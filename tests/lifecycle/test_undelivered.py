@@ -33,7 +33,7 @@ def start(start_worker: WorkerStarter, **options: Any) -> None:
 
 
 def undelivered(result: "AsyncResult[Any]") -> DeadLetter:
-    eventually(lambda: TaskRun.objects.get(task_id=result.id).reason == "undelivered", timeout=30)
+    eventually(lambda: TaskRun.objects.get(task_id=result.id).reason == "undelivered", timeout=60)
     letter: DeadLetter = DeadLetter.objects.get(task_id=result.id)
     assert (letter.reason, letter.status) == ("undelivered", LetterStatus.OPEN)
     run = letter.run
@@ -129,7 +129,7 @@ def test_a_retry_that_was_purged(start_worker: WorkerStarter, queue: BrokerQueue
     eventually(lambda: TaskRun.objects.get(task_id=result.id).state == "RETRY")
     broker_client().delete(f"{queue.name}-gone")
 
-    eventually(lambda: TaskRun.objects.get(task_id=result.id).reason == "undelivered", timeout=30)
+    eventually(lambda: TaskRun.objects.get(task_id=result.id).reason == "undelivered", timeout=60)
     run = TaskRun.objects.get(task_id=result.id)
     assert (run.state, run.retries, run.starts()) == ("FAILURE", 1, 1)
 
