@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import django
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
 
@@ -75,8 +76,11 @@ MEDIA_URL = "media/"
 MEDIA_ROOT = places.media()
 LOGIN_URL = "admin:login"
 
-EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
-EMAIL_FILE_PATH = places.mail()
+_MAIL = "django.core.mail.backends.filebased.EmailBackend"
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": _MAIL, "OPTIONS": {"file_path": places.mail()}}}
+else:
+    EMAIL_BACKEND, EMAIL_FILE_PATH = _MAIL, places.mail()
 DEFAULT_FROM_EMAIL = "shop@example.com"
 
 CELERY_BROKER_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")

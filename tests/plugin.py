@@ -107,7 +107,8 @@ def _open_databases(item: pytest.Item) -> None:
         return
     given = item.get_closest_marker("django_db")
     own = item.callspec.params["database"] if isinstance(item, pytest.Function) else ALIASES[0]
-    options: dict[str, Any] = {"databases": list({*ALIASES, own}), **(given.kwargs if given else {})}
+    options: dict[str, Any] = dict(given.kwargs) if given else {}
+    options["databases"] = list({*ALIASES, own, *options.get("databases", ())})
     if {"worker", "start_worker"} & set(fixtures):
         options["transaction"] = True
     item.add_marker(pytest.mark.django_db(**options), append=False)

@@ -9,6 +9,7 @@ import warnings
 from importlib.util import find_spec
 from typing import Any
 
+import django
 from django.utils.deprecation import RemovedAfterNextVersionWarning, RemovedInNextVersionWarning
 
 from example_site.embedded import is_postgres, postgres_settings, redis_database
@@ -96,6 +97,9 @@ TEMPLATES = [
         },
     },
 ]
+
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
 
 CELERY_BROKER_URL = redis_database(_redis_url, 1)
 CELERY_RESULT_BACKEND = os.environ.get("TASKOPS_TEST_RESULTS") or redis_database(_redis_url, 2)

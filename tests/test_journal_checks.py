@@ -58,6 +58,7 @@ def test_a_journal_that_can_not_be_used_is_an_error(monkeypatch: pytest.MonkeyPa
     assert "secret" not in message.msg
 
 
+@pytest.mark.django_db(databases=["default", "sqlite", "mariadb"])  # Django's own checks ask a MariaDB what it can
 def test_nobody_asks_the_network_unless_deployment_is_checked(use_sources: UseSources) -> None:
     source = FakeSource(error=ConnectionError("refused"))
     use_sources(source)

@@ -207,7 +207,11 @@ class LateBackend(EmailBackend):
 def test_what_dies_after_the_count_belongs_to_the_next_message(
     database: str, settings: Settings, mailoutbox: list[EmailMessage]
 ) -> None:
-    settings.EMAIL_BACKEND = f"{__name__}.{LateBackend.__name__}"
+    backend = f"{__name__}.{LateBackend.__name__}"
+    if django.VERSION >= (6, 1):
+        settings.MAILERS = {"default": {"BACKEND": backend}}
+    else:
+        settings.EMAIL_BACKEND = backend
     alerts.mail_admins()
     notice(*die(2))
     LateBackend.arriving.append(lambda: room.gather(die(1)[0]))

@@ -183,7 +183,9 @@ def test_any_number_of_queues_costs_one_query_by_an_index(database: str, queue: 
     TaskRunFactory.create_batch(5, queue=queue.name)
     TaskRun.objects.bulk_create([TaskRun(task_id=str(number), state="SUCCESS") for number in range(3000)])
     with connections[database].cursor() as cursor:
-        cursor.execute("ANALYZE")  # what the planner knows of a table must not depend on the tests before
+        vendor = connections[database].vendor
+        if vendor != "mysql":  # where it commits
+            cursor.execute("ANALYZE")  # what the planner knows of a table must not depend on the tests before
     with CaptureQueriesContext(connections[database]) as captured:
         queues.look([queue.name, *map(str, range(60))])
 
@@ -192,7 +194,7 @@ def test_any_number_of_queues_costs_one_query_by_an_index(database: str, queue: 
         if database == "default":
             cursor.execute("SET enable_seqscan = off")
             cursor.execute("SET enable_sort = off")
-        explain = "EXPLAIN QUERY PLAN" if connections[database].vendor == "sqlite" else "EXPLAIN"
+        explain = "EXPLAIN QUERY PLAN" if vendor == "sqlite" else "EXPLAIN"
         cursor.execute(f"{explain} {statement}")
         plan = str(cursor.fetchall())
         if database == "default":
