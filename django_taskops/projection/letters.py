@@ -27,7 +27,7 @@ def of_runs(runs: Collection[int]) -> Letters:
 
 def current_status(letter: DeadLetter, run: TaskRun) -> LetterStatus:
     """What `letter` has come to by now, if nobody had decided on it. Under the lock of its run."""
-    attempts = {row.delivery: attempt_of(row) for row in run.attempts.filter(state__in=SETTLED)}
+    attempts = {row.delivery: attempt_of(row) for row in run.attempts.all()}
     others = [as_merged(row) for row in run.dead_letters.defer("envelope") if row.pk != letter.pk]
     return statuses(run_of(run), attempts, [*others, as_merged(letter)])[letter.publication, letter.generation]
 

@@ -62,8 +62,8 @@ class Merged:
 
 
 def merge(run: Run, attempts: Mapping[str, Delivery], letters: Sequence[Letter], events: Sequence[Event]) -> Merged:
-    """`attempts` are those that `events` mention and those that are settled, or all of them where the run `falls_back`;
-    `letters` all of the run's."""
+    """`attempts` are those that `events` mention and those that are settled; all of them where the run has letters or
+    `falls_back`. `letters` are all of the run's."""
     known = _known(run, attempts, events)
     newest = max(run.shown.epoch, *((event.publication, event.generation) for event in events))
     shown = _choose(known.values(), newest)
@@ -78,14 +78,19 @@ def merge(run: Run, attempts: Mapping[str, Delivery], letters: Sequence[Letter],
     )
 
 
-def falls_back(run: Run, event: Event) -> bool:
+def falls_back(run: Run, events: Iterable[Event]) -> bool:
     """True where another delivery may take the place of the one that the run shows, whatever it has come to: what was
-    sent again has been refused, or a success was none."""
+    sent again has been refused, a success was none, or what is shown was seen earlier than the others after all."""
+    return any(_takes_back(event, run.shown) for event in events)
+
+
+def _takes_back(event: Event, shown: Delivery) -> bool:
     if event.outcome is not None and event.outcome.reason == QuietReason.DUPLICATE:
         return True
-    shown = run.shown
-    succeeded = event.delivery == shown.delivery and shown.state == TaskState.SUCCESS
-    return succeeded and STATES.get(event.kind) != TaskState.SUCCESS and outweighs(event.kind, shown.verdict)
+    if event.delivery != shown.delivery:
+        return False
+    was_none = STATES.get(event.kind) != TaskState.SUCCESS and outweighs(event.kind, shown.verdict)
+    return (shown.state == TaskState.SUCCESS and was_none) or 0 < event.position < shown.seen
 
 
 def _known(run: Run, attempts: Mapping[str, Delivery], events: Sequence[Event]) -> dict[str, Delivery]:

@@ -7,7 +7,7 @@ chords.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import replace
 from uuid import uuid4
@@ -69,8 +69,8 @@ def _apply(events: Sequence[Event]) -> None:
     for event in events:
         by_task[event.task_id].append(event)
     known = _locked_runs(by_task)
-    stored = _attempts(known, by_task)
     lettered = letters.of_runs(known)
+    stored = _attempts(known, by_task, lettered)
     merged = {
         pk: merge(
             run,
@@ -198,15 +198,17 @@ def _locked_runs(by_task: Mapping[str, Sequence[Event]]) -> dict[int, Run]:
     return {values[0]: rows.run_from(values) for values in found.values_list(*rows.RUN_COLUMNS)}
 
 
-def _attempts(runs: Mapping[int, Run], by_task: Mapping[str, Sequence[Event]]) -> Mapping[int, Sequence[TaskAttempt]]:
+def _attempts(
+    runs: Mapping[int, Run], by_task: Mapping[str, Sequence[Event]], lettered: Mapping[int, Sized]
+) -> Mapping[int, Sequence[TaskAttempt]]:
     """The stored attempts that the events mention, those whose end settles their epoch, and those never sent; all of a
-    run that falls back to one of them."""
+    run that has letters, or falls back to one of them."""
     found: dict[int, list[TaskAttempt]] = defaultdict(list)
     if runs:
         mentioned = {event.delivery for events in by_task.values() for event in events if event.delivery}
         wanted = Q(delivery__in=mentioned) | Q(state__in=SETTLED) | Q(verdict=EventKind.UPSTREAM_FAILED)
-        if falling := [pk for pk, run in runs.items() if any(falls_back(run, each) for each in by_task[run.task_id])]:
-            wanted |= Q(run__in=falling)
+        if whole := [pk for pk, run in runs.items() if lettered[pk] or falls_back(run, by_task[run.task_id])]:
+            wanted |= Q(run__in=whole)
         for attempt in TaskAttempt.objects.filter(wanted, run__in=runs).order_by():
             found[attempt.run_id].append(attempt)
     return found

@@ -41,13 +41,13 @@ def histories(draw: st.DrawFn) -> list[Event]:
 @st.composite
 def _generations(draw: st.DrawFn, publication: str, generation: int, first: int) -> list[Event]:
     events = [_event(EventKind.PUBLISHED, publication, generation, first, call=Call(queue=f"q{generation}"))]
-    retries = 0
-    for _ in range(draw(st.integers(0, 3))):
-        place = first + len(events)
-        delivery = f"{publication}-{generation}-{place}"
-        for kind in draw(_deliveries()):
-            events.append(_event(kind, publication, generation, first + len(events), delivery, retries))
+    retries, told = 0, []
+    for number in range(draw(st.integers(0, 3))):
+        told.append([(kind, f"{publication}-{generation}-{number}", retries) for kind in draw(_deliveries())])
         retries += draw(st.integers(0, 1))
+    while left := [delivery for delivery in told if delivery]:  # side by side, where the broker delivers twice
+        kind, delivery, attempt = draw(st.sampled_from(left)).pop(0)
+        events.append(_event(kind, publication, generation, first + len(events), delivery, attempt))
     return events
 
 

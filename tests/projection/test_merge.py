@@ -26,7 +26,7 @@ class Rows:
 
     def apply(self, batch: Sequence[Event]) -> Merged:
         mentioned = {event.delivery for event in batch}
-        everything = any(falls_back(self.run, event) for event in batch)
+        everything = self.letters or falls_back(self.run, batch)
         loaded = {
             key: delivery
             for key, delivery in self.attempts.items()
