@@ -16,7 +16,7 @@ from ..events import EventKind
 from ..exceptions import NotRequeueable
 from ..models import DeadLetter, TaskRun
 from ..projection import writer
-from ..states import DeadLetterReason
+from ..states import DeadLetterReason, TaskState
 from . import workers
 from .canvas import Following, KnownChords, following
 from .healed import Healed, Healings
@@ -138,8 +138,9 @@ def notes(letters: Iterable[DeadLetter]) -> dict[int, list[str]]:
 
 
 def needs_new_id(letter: DeadLetter, run: TaskRun) -> bool:
-    """True for ids that workers discard again, and for those that mean another publish by now."""
-    return letter.reason == DeadLetterReason.EXPIRED or letter.publication != run.publication
+    """True for ids that workers discard again, revoked or expired, and for those that mean another publish by now."""
+    discarded = letter.reason == DeadLetterReason.EXPIRED or run.state == TaskState.REVOKED
+    return discarded or letter.publication != run.publication
 
 
 @contextmanager

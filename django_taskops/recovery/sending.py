@@ -95,7 +95,7 @@ def _supersede(sendings: Sequence[Sending]) -> None:
 
 def _superseded(sending: Sending) -> Iterator[tuple[str, str]]:
     letter = sending.letter
-    newer = letter.generation + 1 if sending.moved else sending.generation
+    newer = max(letter.generation, sending.earlier or 0) + 1 if sending.moved else sending.generation
     for generation in range(max(letter.generation, newer - MAX_SUPERSEDED), newer):
         if key := own.superseded(letter.task_id, letter.publication, generation):
             yield key, f"it was put back as {sending.task_id}, generation {sending.generation}"

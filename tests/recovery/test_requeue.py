@@ -18,6 +18,7 @@ from django.db import InterfaceError, connections, transaction
 from kombu.utils import json
 from pytest_django import Settings
 
+from django_taskops import journal
 from django_taskops.capture import headers as own
 from django_taskops.capture.envelope import Envelope
 from django_taskops.events import EventKind
@@ -426,6 +427,24 @@ def test_an_expired_task_gets_a_new_id_and_as_much_time_as_it_had(database: str,
     letter.refresh_from_db()
     assert letter.requeued_as == decision.task_id
     assert TaskRun.objects.get(task_id=decision.task_id).requeued_from == letter.task_id
+
+
+def test_a_task_whose_rerun_was_revoked_gets_a_new_id(letter: DeadLetter, queue: BrokerQueue) -> None:
+    """Workers discard what they hear of under a revoked id, for hours."""
+    requeue(letter)
+    revoked = Story(letter.task_id, letter.task_name)
+    revoked.publication, revoked.generation = letter.publication, 1
+    writer.apply([revoked.ended(EventKind.REVOKED)])
+    letter.refresh_from_db()
+    assert [str(note) for note in preflight.notes([letter])[letter.pk]] == ["Gets a new task id."]
+
+    decision = requeue(letter)
+
+    assert decision.task_id != letter.task_id
+    assert queue.messages()[-1]["headers"]["id"] == decision.task_id
+    assert TaskRun.objects.get(task_id=decision.task_id).requeued_from == letter.task_id
+    claimed = journal.current().holder(own.superseded(letter.task_id, letter.publication, 1))
+    assert decision.task_id in claimed
 
 
 def test_another_queue_a_delay_and_a_budget_of_starts(letter: DeadLetter, queue: BrokerQueue) -> None:
