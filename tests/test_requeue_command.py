@@ -12,6 +12,7 @@ from django.db import connections
 from django.utils import timezone
 
 from django_taskops.capture import headers as own
+from django_taskops.capture.text import storable_id
 from django_taskops.models import AuditEntry, DeadLetter, OutboxEntry, OutboxKind
 from django_taskops.recovery import discard, outbox
 from django_taskops.states import LetterStatus
@@ -158,6 +159,10 @@ def test_a_person_is_asked(
         (["--task", "*", "--attempts", "twice"], "attempts: expected 'fresh', 'once' or a count from 1, got 'twice'"),
         (["--task", "*", "--attempts", "0"], "got 0"),
         (["--from-queue", "no-such-queue"], "queue 'no-such-queue' can't be read"),
+        (["--from-queue", "dead", "--limit", "0"], "--limit: expected a count above 0, got 0"),
+        (["--from-queue", "dead", "--task", "*"], "--from-queue: expected no task ids beside it"),
+        (["--from-queue", "dead", "--until", "2d"], "--from-queue: expected no task ids beside it"),
+        (["--from-queue", "dead", "some-id"], "--from-queue: expected no task ids beside it"),
         (["--task", "*", "--reason", "boredom"], "invalid choice: 'boredom'"),
     ],
 )
@@ -177,6 +182,13 @@ def test_many_are_sent_in_batches_with_a_few_statements_each(
         status, said = as_json("--task", "*")
 
     assert (status, said["sent"], open_letters()) == (0, 150, 0)
+
+
+def test_an_id_that_the_tables_have_cut_is_found(letters: list[DeadLetter], queue: BrokerQueue) -> None:
+    task_id = "order-" + "7" * 300
+    DeadLetter.objects.filter(pk=letters[0].pk).update(task_id=storable_id(task_id))
+
+    assert as_json(task_id)[1]["sent"] == 1
 
 
 def test_a_dead_letter_queue_is_put_back(letters: list[DeadLetter], queue: BrokerQueue) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db.models import Max, QuerySet
 
+from ..capture.text import storable_id
 from ..exceptions import NotRequeueable
 from ..models import DeadLetter
 from ..states import LetterStatus
@@ -57,13 +58,12 @@ def pinned(filters: Filters, limit: int | None = None) -> list[int]:
 
 def newest_of(task_ids: Sequence[str]) -> tuple[list[int], list[str]]:
     """The newest letter of each task, whatever its status, and the ids that have none."""
+    stored = {storable_id(each): each for each in task_ids}
     found: dict[str, int] = {}
-    for chunk in _chunks(dict.fromkeys(task_ids), BATCH):
+    for chunk in _chunks(stored, BATCH):
         rows = DeadLetter.objects.filter(task_id__in=chunk).values_list("task_id").annotate(Max("pk"))
         found |= dict(rows.order_by())
-    return [found[each] for each in dict.fromkeys(task_ids) if each in found], [
-        each for each in dict.fromkeys(task_ids) if each not in found
-    ]
+    return [found[each] for each in stored if each in found], [stored[each] for each in stored if each not in found]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

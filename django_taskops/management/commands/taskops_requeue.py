@@ -95,11 +95,16 @@ class Command(BaseCommand):
 
     @no_translations
     def handle(self, **options: Any) -> None:
-        order = _order(options)
+        order, filters = _order(options), _filters(options)
         if options["from_queue"]:
+            if options["task_ids"] or filters:
+                raise CommandError(
+                    "--from-queue: expected no task ids beside it, and none of --task, --reason, --since and --until: "
+                    "it puts back whatever lies in the queue"
+                )
             self._put_back(order, options)
             return
-        letters, unknown = _letters(options)
+        letters, unknown = _letters(filters, options)
         if options["dry_run"] or not (options["yes"] or options["json"]):
             found = preview(letters, force=order.force)
             self._tell_preview(found, unknown, options)
@@ -179,16 +184,19 @@ def _order(options: dict[str, Any]) -> Order:
     return Order(changes=changes, decided=Decided(by=by, why=options["why"]), force=options["force"])
 
 
-def _letters(options: dict[str, Any]) -> tuple[list[int], list[str]]:
-    """The primary keys that are decided on from here on, and the task ids that have no letter."""
-    filters = Filters(
+def _filters(options: dict[str, Any]) -> Filters:
+    if options["limit"] is not None and options["limit"] < 1:
+        raise CommandError(f"--limit: expected a count above 0, got {options['limit']}")
+    return Filters(
         task=options["task"],
         reason=options["reason"],
         since=_instant("--since", options["since"]),
         until=_instant("--until", options["until"]),
     )
-    if options["limit"] is not None and options["limit"] < 1:
-        raise CommandError(f"--limit: expected a count above 0, got {options['limit']}")
+
+
+def _letters(filters: Filters, options: dict[str, Any]) -> tuple[list[int], list[str]]:
+    """The primary keys that are decided on from here on, and the task ids that have no letter."""
     if bool(options["task_ids"]) == bool(filters):
         got = "both" if filters else "neither"
         raise CommandError(f"expected task ids, or some of --task, --reason, --since and --until; got {got}")
