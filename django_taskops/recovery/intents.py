@@ -182,6 +182,7 @@ def _intent(sending: Sending, order: Order) -> dict[str, Any]:
         "generation": sending.generation,
         "moved": sending.moved,
         "options": order.changes.as_payload(),
+        "force": order.force,
         **order.decided.as_payload(),
         **edited,
     }
@@ -201,10 +202,15 @@ def _published(sending: Sending) -> Event:
 
 
 def _audit(sending: Sending, order: Order, outcome: str) -> AuditEntry:
-    """What was edited is kept as people may see it, with secrets masked."""
-    details: dict[str, Any] = {"generation": sending.generation, **order.changes.as_payload()}
+    details = details_of(order, sending.generation, sending.call)
+    return audit_entry(sending.letter, AuditAction.REQUEUE, order.decided, outcome=outcome, details=details)
+
+
+def details_of(order: Order, generation: int, call: Call) -> dict[str, Any]:
+    """What was different, for the audit; edited arguments as people may see them, with secrets masked."""
+    details: dict[str, Any] = {"generation": generation, **order.changes.as_payload()}
     if order.changes.edits:
-        details |= {"args": sending.call.args, "kwargs": sending.call.kwargs}
+        details |= {"args": call.args, "kwargs": call.kwargs}
     if order.force:
         details["force"] = True
-    return audit_entry(sending.letter, AuditAction.REQUEUE, order.decided, outcome=outcome, details=details)
+    return details

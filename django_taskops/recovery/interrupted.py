@@ -5,8 +5,11 @@ own: of the two, the one that starts first claims the attempt, and the other doe
 """
 
 from base64 import b64decode
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
@@ -14,7 +17,7 @@ from django.utils import timezone
 from ..capture import headers as own
 from ..capture.envelope import Envelope
 from ..conf import conf
-from ..exceptions import TaskOpsError
+from ..exceptions import EnvelopeError, TaskOpsError
 from ..models import AuditAction, DeadLetter, OutboxEntry, OutboxKind, OutboxStatus, TaskRun
 from ..projection import rows
 from ..states import LetterStatus
@@ -22,7 +25,7 @@ from . import canvas, intents
 from .broker import Publisher
 from .decide import Decided, audit
 from .intents import Order, Sending
-from .message import Changes, NewId, message_for
+from .message import Changes, NewId, arguments_of, message_for
 from .sending import put_on_broker
 
 INTERRUPTED_AFTER = timedelta(minutes=1)
@@ -48,8 +51,7 @@ def finish_interrupted() -> None:
 
 
 def _finish(intent: OutboxEntry, publisher: Publisher) -> None:
-    decided = Decided.from_payload(intent.payload)
-    order = Order(changes=Changes.from_payload(intent.payload.get("options", {})), decided=decided)
+    order = _order(intent.payload)
     sending = _prepared(intent, order)
     if sending is None:
         return
@@ -57,6 +59,21 @@ def _finish(intent: OutboxEntry, publisher: Publisher) -> None:
         intents.confirm([sending], order)
     elif intent.tries >= MAX_TRIES:
         intents.reopen(sending, order, UNKNOWN)
+
+
+def _order(payload: Mapping[str, Any]) -> Order:
+    """What somebody has decided, with the arguments that were put in the place of the original ones, where they can
+    still be read."""
+    changes = Changes.from_payload(payload.get("options", {}))
+    with suppress(EnvelopeError):
+        if (edited := _edited(payload)) and (arguments := arguments_of(edited)):
+            changes = replace(changes, args=arguments[0], kwargs=arguments[1])
+    return Order(changes=changes, decided=Decided.from_payload(payload), force=payload.get("force", False))
+
+
+def _edited(payload: Mapping[str, Any]) -> Envelope | None:
+    """Raises EnvelopeError."""
+    return Envelope.from_bytes(b64decode(payload["envelope"])) if "envelope" in payload else None
 
 
 def _prepared(intent: OutboxEntry, order: Order) -> Sending | None:
@@ -73,7 +90,11 @@ def _prepared(intent: OutboxEntry, order: Order) -> Sending | None:
         if letter.status == LetterStatus.REQUEUED and not _heard_of(letter, run):
             return _sending(intent, letter, run, order)
         intents.settle([intent.key], OutboxStatus.DONE)
-        audit(letter, AuditAction.REQUEUE, order.decided, outcome="sent", generation=intent.payload["generation"])
+        call = rows.call_of(run)
+        if order.changes.edits and (edited := _edited(intent.payload)):
+            call = order.changes.described(call, edited)
+        details = intents.details_of(order, intent.payload["generation"], call)
+        audit(letter, AuditAction.REQUEUE, order.decided, outcome="sent", **details)
         return None
 
 
@@ -97,7 +118,9 @@ def _sending(intent: OutboxEntry, letter: DeadLetter, run: TaskRun, order: Order
     generation = intent.payload["generation"]
     follows = canvas.following(letter.envelope)
     try:
-        envelope = _edited(intent, message_for(letter, follows, generation, order.changes, moved))
+        envelope = message_for(letter, follows, generation, order.changes, moved)
+        if edited := _edited(intent.payload):  # with the nonce of this send
+            envelope = replace(edited, headers={**edited.headers, own.NONCE: envelope.headers[own.NONCE]})
         call = order.changes.described(rows.call_of(run), envelope)
     except TaskOpsError as error:
         intents.settle([intent.key], OutboxStatus.FAILED, str(error))
@@ -115,11 +138,3 @@ def _sending(intent: OutboxEntry, letter: DeadLetter, run: TaskRun, order: Order
         moved=moved,
         earlier=letter.sent_generation,  # it may have arrived: never used again
     )
-
-
-def _edited(intent: OutboxEntry, envelope: Envelope) -> Envelope:
-    """With the arguments that somebody has put in the place of the original ones, and the nonce of this send."""
-    if "envelope" not in intent.payload:
-        return envelope
-    edited = Envelope.from_bytes(b64decode(intent.payload["envelope"]))
-    return replace(edited, headers={**edited.headers, own.NONCE: envelope.headers[own.NONCE]})

@@ -12,11 +12,13 @@ from kombu.utils import json
 from django_taskops.capture import headers as own
 from django_taskops.exceptions import AlreadyTaken, NotRequeueable
 from django_taskops.models import AuditEntry, DeadLetter, OutboxEntry, OutboxKind, OutboxStatus, TaskAttempt, TaskRun
+from django_taskops.projection import writer
 from django_taskops.recovery import intents, requeue
 from django_taskops.recovery.broker import Publisher, Unconfirmed
 from django_taskops.recovery.interrupted import MAX_TRIES, UNKNOWN, finish_interrupted
 from django_taskops.states import DeadLetterReason, LetterStatus, QuietReason, TaskState
 from tests import tasks
+from tests.events import Story
 from tests.recovery.test_requeue import letter_of
 from tests.workers import BrokerQueue, Worker, WorkerStarter, eventually
 
@@ -36,12 +38,18 @@ def interrupt(letter: DeadLetter, monkeypatch: pytest.MonkeyPatch, **options: An
             requeue(letter, by="li", reason="the supplier is back", **options)
 
 
-def interrupt_late(letter: DeadLetter, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt_late(letter: DeadLetter, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     """Its process dies after the send."""
     with monkeypatch.context() as dying:
         dying.setattr(intents, "confirm", _die)
         with pytest.raises(KeyboardInterrupt):
-            requeue(letter)
+            requeue(letter, **options)
+
+
+def heard_of(letter: DeadLetter) -> None:
+    story = Story(letter.task_id, letter.task_name)
+    story.publication, story.generation = letter.publication, 1
+    writer.apply([story.started()])
 
 
 def two_minutes_later() -> None:
@@ -121,6 +129,30 @@ def test_edited_arguments_are_sent_and_then_forgotten(
     assert json.loads(b64decode(message["body"]))[0] == ["in stock"]
     assert message["headers"]["eta"]
     assert "envelope" not in OutboxEntry.objects.get(kind=OutboxKind.REQUEUE).payload
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_audit_says_what_was_edited_and_forced(
+    database: str, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch, *, late: bool
+) -> None:
+    """Where the process has died before the send, and where its re-run has been heard of when that is noticed."""
+    letter = letter_of(queue, lambda: tasks.fail.delay("out of stock"))
+    edits: dict[str, Any] = {"args": ["in stock"], "kwargs": {"password": "hunter2"}, "force": True}
+    (interrupt_late if late else interrupt)(letter, monkeypatch, **edits)
+    if late:
+        heard_of(letter)
+    two_minutes_later()
+    finish_interrupted()
+
+    entry = AuditEntry.objects.get()
+    assert entry.details == {
+        "generation": 1,
+        "args": ["in stock"],
+        "kwargs": {"password": "[redacted]"},
+        "force": True,
+    }
+    if not late:
+        assert TaskRun.objects.get().args == ["in stock"]
 
 
 def test_a_new_id_stays_the_one_that_was_given(
