@@ -42,7 +42,7 @@ class Decided(NamedTuple):
     why: str
 
     def as_payload(self) -> dict[str, str]:
-        return {"user_id": self.by.user_id, "user_name": self.by.user_name, "why": self.why}
+        return {"user_id": self.by.user_id, "user_name": self.by.user_name, "why": storable(self.why, 2000)}
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> "Decided":
@@ -63,7 +63,7 @@ def discard(dead_letter: DeadLetter, *, by: Any = None, reason: str = "") -> Dec
 
     Raises AlreadyTaken where the letter is not open any more.
     """
-    with _deciding(dead_letter):
+    with _deciding(dead_letter, LetterStatus.OPEN):
         take(dead_letter, LetterStatus.OPEN, LetterStatus.DISCARDED, **parking.give_up(dead_letter))
         return _noted(dead_letter, AuditAction.DISCARD, Decided(person(by), reason))
 
@@ -74,7 +74,7 @@ def restore(dead_letter: DeadLetter, *, by: Any = None, reason: str = "") -> Dec
 
     Raises AlreadyTaken where it is not discarded.
     """
-    with _deciding(dead_letter) as run:
+    with _deciding(dead_letter, LetterStatus.DISCARDED) as run:
         take(dead_letter, LetterStatus.DISCARDED, LetterStatus.OPEN, **parking.take_back(dead_letter))
         dead_letter.status = current_status(dead_letter, run)
         DeadLetter.objects.filter(pk=dead_letter.pk).update(status=dead_letter.status)
@@ -82,10 +82,13 @@ def restore(dead_letter: DeadLetter, *, by: Any = None, reason: str = "") -> Dec
 
 
 @contextmanager
-def _deciding(letter: DeadLetter) -> Iterator[TaskRun]:
-    """A transaction that holds the run's lock: the writer decides on letters under it too."""
+def _deciding(letter: DeadLetter, expected: LetterStatus) -> Iterator[TaskRun]:
+    """A transaction that holds the run's lock: the writer decides on letters under it too. Raises AlreadyTaken where
+    the run is gone, and its letters with it."""
     with transaction.atomic(using=conf.DATABASE):
-        run: TaskRun = TaskRun.objects.select_for_update().get(pk=letter.run_id)
+        run: TaskRun | None = TaskRun.objects.select_for_update().filter(pk=letter.run_id).first()
+        if run is None:
+            raise AlreadyTaken(letter.task_id, expected.value, "gone")
         yield run
 
 

@@ -14,6 +14,7 @@ from ..capture import headers as own
 from ..capture.call import describe, with_envelope
 from ..capture.envelope import Envelope
 from ..capture.sealing import Undecryptable
+from ..capture.text import storable
 from ..events import Call
 from ..exceptions import EnvelopeError, NotRequeueable
 from ..models import DeadLetter
@@ -84,13 +85,18 @@ def _is_countdown(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST_COUNTDOWN
 
 
+def _is_queue(value: object) -> bool:
+    """Without what no message and no table can hold."""
+    return isinstance(value, str) and bool(value) and storable(value, len(value)) == value
+
+
 _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "args": ("a list or tuple", lambda value: isinstance(value, (list, tuple))),
     "kwargs": (
         "a dict with names",
         lambda value: isinstance(value, Mapping) and all(isinstance(n, str) for n in value),
     ),
-    "queue": ("the name of a queue", lambda value: isinstance(value, str) and bool(value)),
+    "queue": ("the name of a queue", _is_queue),
     "countdown": ("seconds from 0 to a year", _is_countdown),
 }
 

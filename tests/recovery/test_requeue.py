@@ -21,6 +21,7 @@ from pytest_django import Settings
 from django_taskops import journal
 from django_taskops.capture import headers as own
 from django_taskops.capture.envelope import Envelope
+from django_taskops.capture.text import storable
 from django_taskops.events import EventKind
 from django_taskops.exceptions import AlreadyTaken, NotRequeueable
 from django_taskops.models import AuditEntry, DeadLetter, OutboxEntry, OutboxKind, OutboxStatus, TaskRun
@@ -98,6 +99,23 @@ def test_priority_headers_limits_links_and_the_rest_of_the_chain_go_along(databa
     assert message["headers"]["shadow"] == "shown as"
     assert [step["task"] for step in embed["chain"]] == ["tests.tasks.add", "tests.tasks.add"]
     assert embed["errbacks"][0]["task"] == "tests.tasks.succeed"
+
+
+@pytest.mark.parametrize("why", ["\x00", "\udcff", "x" * 3000])
+def test_any_text_may_be_the_reason(letter: DeadLetter, queue: BrokerQueue, why: str) -> None:
+    requeue(letter, reason=why)
+
+    assert len(queue) == 1
+    assert AuditEntry.objects.get().why == storable(why, 2000)
+
+
+@pytest.mark.parametrize("decide", [requeue, discard, restore])
+def test_a_letter_that_was_deleted_with_its_run_is_taken(letter: DeadLetter, decide: Any) -> None:
+    DeadLetter.objects.all().delete()
+    TaskRun.objects.all().delete()
+
+    with pytest.raises(AlreadyTaken, match="gone"):
+        decide(letter)
 
 
 def test_who_when_and_why_are_written_down(letter: DeadLetter) -> None:
@@ -409,6 +427,8 @@ def refusal_of(letter: DeadLetter, **options: Any) -> NotRequeueable:
         {"kwargs": {1: 2}},
         {"queue": ""},
         {"queue": 5},
+        {"queue": "a\x00b"},
+        {"queue": "\ud800"},
         {"args": [object()]},
     ],
 )
