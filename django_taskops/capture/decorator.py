@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from celery import shared_task
+from celery import Task, shared_task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from .options import OWN_OPTIONS, TaskOptions, check
@@ -79,16 +79,35 @@ def tracked_task(function: Callable[..., Any] | None = None, /, **options: Any) 
 def _decorate(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     own = {name: value for name, value in options.items() if name in OWN_OPTIONS}
     own["sensitive"] = tuple(own.get("sensitive", ()))
-    celery_options = _DEFAULTS | {name: value for name, value in options.items() if name not in OWN_OPTIONS}
-    celery_options["dont_autoretry_for"] = (
-        *NEVER_RETRIED,
-        *celery_options.get("dont_autoretry_for", ()),
-        *celery_options.get("throws", ()),
-    )
+    given = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+    told = _inherited(given.get("base")) | given
+    policy = {name: value for name, value in _DEFAULTS.items() if name not in told}
+    if "default_retry_delay" in told or "countdown" in (told.get("retry_kwargs") or ()):
+        policy.pop("retry_backoff", None)  # a backoff would take no notice of it
+    policy["dont_autoretry_for"] = (*NEVER_RETRIED, *told.get("dont_autoretry_for", ()), *told.get("throws", ()))
     declare: Any = shared_task
-    return declare(taskops=TaskOptions(**own), retry=guarded_retry, **celery_options)(function)
+    return declare(taskops=TaskOptions(**own), retry=guarded_retry, **{**given, **policy})(function)
 
 
+def _inherited(base: Any) -> dict[str, Any]:
+    """The options that the project's own base class has told, as its attributes."""
+    told: dict[str, Any] = {}
+    for owner in reversed(getattr(base, "__mro__", ())):
+        told = {} if owner is Task else told | {name: vars(owner)[name] for name in _INHERITED if name in vars(owner)}
+    return told
+
+
+_INHERITED = (
+    "autoretry_for",
+    "dont_autoretry_for",
+    "throws",
+    "max_retries",
+    "default_retry_delay",
+    "retry_kwargs",
+    "retry_backoff",
+    "retry_backoff_max",
+    "retry_jitter",
+)
 _DEFAULTS: dict[str, Any] = {
     "autoretry_for": (Exception,),
     "max_retries": 3,

@@ -1,5 +1,6 @@
 """The options of `@tracked_task` that are ours, and those of Celery's whose mistakes Celery finds too late."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -49,7 +50,7 @@ def _is_bool(value: object) -> bool:
 
 
 def _is_seconds(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
 
 
 def _is_exceptions(value: object) -> bool:

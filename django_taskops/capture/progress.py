@@ -1,6 +1,6 @@
 """`set_progress`: how far a running task is."""
 
-import math
+import sys
 
 from celery._state import get_current_task
 
@@ -25,7 +25,7 @@ def set_progress(current: float, total: float | None = None, message: str = "") 
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 _report = shielded(lifecycle.report_progress)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from celery import current_app
@@ -162,7 +162,7 @@ def outermost_transaction() -> Iterator[None]:
 def _check_relevance(letter: DeadLetter) -> None:
     task: Any = current_app.tasks.get(letter.task_name)
     stale_after = task.taskops.stale_after if hasattr(task, "taskops") else None
-    if stale_after is not None and timezone.now() - letter.died_at > timedelta(seconds=stale_after):
+    if stale_after is not None and (timezone.now() - letter.died_at).total_seconds() > stale_after:
         raise NotRequeueable(
             "stale", f"it died at {letter.died_at:%Y-%m-%d %H:%M} UTC, more than stale_after={stale_after} seconds ago"
         )

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import current_app, shared_task
+from celery import Task, current_app, shared_task
 
-from django_taskops import tracked_task
-from django_taskops.exceptions import InvalidOption
+from django_taskops import set_progress, tracked_task
+from django_taskops.exceptions import InvalidOption, TaskOpsError
 from tests.tasks import tracked_add
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +27,9 @@ ROOT = Path(__file__).parents[2]
         ({"dont_autoretry_for": ("OSError",)}, "expected a tuple of exception classes"),
         ({"retry_backoff": -2}, "expected True, False or seconds above 0"),
         ({"retry_backoff_max": 0}, "expected seconds above 0"),
+        ({"retry_backoff_max": float("inf")}, "expected seconds above 0"),
+        ({"retry_backoff": 10**400}, "expected True, False or seconds above 0"),
+        ({"stale_after": float("nan")}, "expected seconds above 0, or None"),
         ({"retry_jitter": "yes"}, "expected True or False"),
         ({"retry_for": True}, "expected seconds above 0, or None"),
         ({"dead_letter": None}, "expected True or False"),
@@ -63,6 +66,58 @@ def test_any_option_of_shared_task_is_passed_on() -> None:
 
     task: Any = current_app.tasks["tests.passed_on"]
     assert (task.rate_limit, task.acks_late, task.throws) == ("1/s", True, (KeyError,))
+
+
+class Patient(Task):  # type: ignore[type-arg]
+    throws = (KeyError,)
+    dont_autoretry_for = (LookupError,)
+    max_retries: int | None = 9
+    retry_backoff = 30
+
+
+class MorePatient(Patient):
+    max_retries = None
+
+
+def policy_of(name: str, **options: Any) -> Any:
+    def task() -> None:
+        raise KeyError
+
+    tracked_task(name=name, **options)(task)
+    return current_app.tasks[name]
+
+
+def test_what_a_base_class_says_counts_as_if_it_were_given_here() -> None:
+    task = policy_of("tests.patient", base=MorePatient, retry_backoff=5)
+
+    assert (task.max_retries, task.retry_backoff, task.retry_jitter) == (None, 5, True)
+    assert {KeyError, LookupError, MemoryError} <= set(task.dont_autoretry_for)
+    assert policy_of("tests.less_patient", base=Patient).retry_backoff == 30
+
+
+def test_the_exceptions_that_a_base_class_expects_are_not_retried() -> None:
+    with pytest.raises(KeyError):
+        policy_of("tests.expecting", base=Patient).apply(throw=True)
+
+
+@pytest.mark.parametrize("wait", [{"default_retry_delay": 300}, {"retry_kwargs": {"countdown": 300}}])
+def test_a_wait_that_was_asked_for_is_not_replaced_by_a_backoff(wait: dict[str, Any]) -> None:
+    task = policy_of(f"tests.waiting_{next(iter(wait))}", **wait)
+
+    assert not getattr(task, "retry_backoff", False)
+    assert (task.default_retry_delay, getattr(task, "retry_kwargs", {})) in [(300, {}), (180, {"countdown": 300})]
+
+
+def test_a_backoff_that_was_asked_for_is_kept_beside_a_delay() -> None:
+    assert policy_of("tests.both", default_retry_delay=300, retry_backoff=2).retry_backoff == 2
+
+
+@pytest.mark.parametrize("number", [10**400, float("nan"), float("-inf"), True, "3"])
+def test_a_progress_that_is_no_number_is_refused(number: Any) -> None:
+    with pytest.raises(TaskOpsError, match="expected a number"):
+        set_progress(number)
+    with pytest.raises(TaskOpsError, match="expected a number or None"):
+        set_progress(1, number)
 
 
 def test_calling_it_is_a_plain_call() -> None:
