@@ -1,7 +1,7 @@
 """What the reaper makes of rows, its clock in the hands of the test. tests/lifecycle has real workers."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -297,6 +297,22 @@ def test_beside_a_broker_that_cannot_be_asked_a_redelivery_is_not_waited_for_for
     world.go_on(200)
     assert fate(run) == ("FAILURE", "worker_lost")
     assert DeadLetter.objects.get(run=run).status == LetterStatus.OPEN
+
+
+@pytest.mark.parametrize(
+    ("after", "run"),
+    [(10**12, {}), (3600, {"received_at": datetime(2026, 1, 1, tzinfo=UTC), "eta": datetime.max.replace(tzinfo=UTC)})],
+    ids=["a setting", "an eta"],
+)
+def test_what_is_never_due_stops_nobody_else(world: World, settings: Settings, after: int, run: dict[str, Any]) -> None:
+    settings.TASKOPS = {**settings.TASKOPS, "UNDELIVERED_AFTER": after}
+    never = TaskRunFactory(published=timezone.now() - timedelta(hours=2), **run)
+    lost = started(acks_late=True)
+    world.go_on(200)
+    TaskRun.objects.filter(pk=lost.pk).update(retry_at=timezone.now() - timedelta(days=1))
+    world.go_on(200)
+    assert fate(never) == ("PENDING", "")
+    assert fate(lost) == ("FAILURE", "worker_lost")
 
 
 def test_ten_thousand_that_run_cost_a_constant_number_of_queries(

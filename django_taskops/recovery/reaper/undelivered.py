@@ -1,6 +1,7 @@
 """Sends that no worker has received and that the broker does not have: purged, wrongly routed, lost with its Redis."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
@@ -102,7 +103,9 @@ def _due(run: TaskRun) -> datetime | None:
         return _aware(run.retry_at)
     known = (run.enqueued_at, run.received_at, run.finished_at, run.retry_at, run.eta if run.received_at else None)
     last = max((at for instant in known if (at := _aware(instant)) is not None), default=None)
-    return None if last is None else last + timedelta(seconds=conf.UNDELIVERED_AFTER)
+    with suppress(OverflowError):  # beyond the calendar: never
+        return None if last is None else last + timedelta(seconds=conf.UNDELIVERED_AFTER)
+    return None
 
 
 def _aware(instant: datetime | None) -> datetime | None:
