@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from django.utils import timezone
 
 from ..models import DeadLetter, OutboxEntry, OutboxKind, RunEnvelope, TaskRun
-from ..states import FINISHED, SETTLED, DeadLetterReason, LetterStatus
+from ..states import FINISHED, SETTLED, DeadLetterReason, LetterStatus, TaskState
 from . import bulk
 from .merge import Letter, Merged, Run, statuses
 from .rows import attempt_of, run_of, stored
@@ -83,9 +83,18 @@ def _update(letter: DeadLetter, status: LetterStatus, result: Merged, described:
         letter.died_at = stored(died.finished_at) or timezone.now()
         if died.parked is not None and letter.let_through_at is None:
             letter.parked = died.parked
-    changed = bool(died) or letter.status != status or (letter.run_id in described and epoch == result.run.shown.epoch)
+    told = letter.parked and _was_revoked(result.run.shown, epoch)  # by Celery, to whoever waited
+    letter.parked = letter.parked and not told
+    redescribed = letter.run_id in described and epoch == result.run.shown.epoch
+    changed = bool(died) or told or letter.status != status or redescribed
     letter.status = status
     return changed
+
+
+def _was_revoked(shown: Delivery, epoch: Epoch) -> bool:
+    """True where what was sent again after the death of this epoch is what the run shows, and was revoked."""
+    later = shown.publication == epoch[0] and shown.generation > epoch[1]
+    return later and shown.state == TaskState.REVOKED
 
 
 def _description(died: Delivery) -> str:
@@ -99,7 +108,7 @@ def _notices(letter: DeadLetter, died: Delivery | None) -> list[OutboxEntry]:
     """What has to be told of a letter that has changed. The key of an entry keeps it from being told twice."""
     if letter.status == LetterStatus.RESOLVED and not _is_new(letter):
         return [_notice(OutboxKind.RESOLVED, letter)]
-    if letter.status != LetterStatus.OPEN:
+    if letter.status != LetterStatus.OPEN or not (died or _is_new(letter)):  # that it is open again is no death
         return []
     notices = [_notice(OutboxKind.DEAD_LETTERED, letter)]
     if died and died.dead_letter_queue:

@@ -119,6 +119,32 @@ def test_a_requeue_that_dies_points_back_and_one_that_succeeds_resolves(database
     assert OutboxEntry.objects.filter(kind=OutboxKind.RESOLVED).count() == 2
 
 
+@pytest.mark.parametrize("in_order", [True, False])
+def test_of_a_letter_whose_rerun_was_revoked_nothing_is_withheld_any_more(database: str, in_order: Any) -> None:
+    """Celery has told whoever waited for it."""
+    story = Story()
+    died = [story.published(), story.started(), story.failed(parked=True)]
+    story.requeued()
+    revoked = [story.published(), story.ended(EventKind.REVOKED)]
+    for batch in (died, revoked) if in_order else (revoked, died):
+        writer.apply(batch)
+
+    letter = DeadLetter.objects.get()
+    assert (letter.status, letter.parked) == (LetterStatus.OPEN, False)
+
+
+def test_that_a_letter_is_open_again_is_told_as_no_other_death(database: str) -> None:
+    story = Story()
+    writer.apply([story.published(), story.started(), story.failed()])
+    DeadLetter.objects.update(status=LetterStatus.REQUEUED, sent_generation=1)
+    OutboxEntry.objects.all().delete()  # as retention does after a week
+    story.requeued()
+    writer.apply([story.published(), story.ended(EventKind.REVOKED)])
+
+    assert DeadLetter.objects.get().status == LetterStatus.OPEN
+    assert not OutboxEntry.objects.exists()
+
+
 def test_what_becomes_of_a_new_id_settles_the_letter_that_was_requeued_as_it(database: str) -> None:
     story, healed, died = Story(), Story(), Story()
     for new in (healed, died):
