@@ -93,8 +93,10 @@ def confirm(sendings: Sequence[Sending], order: Order) -> str:
             writer.apply([_published(sending) for sending in sendings])
             behind = canvas.downstream((sending.letter, sending.follows) for sending in sendings)
             canvas.expect({task_id for task_ids in behind.values() for task_id in task_ids})
-            settle([sending.intent for sending in sendings], OutboxStatus.DONE)
-            AuditEntry.objects.bulk_create([_audit(sending, order, "sent") for sending in sendings])
+            unsettled = _under_way(sending.intent for sending in sendings)
+            settle(unsettled, OutboxStatus.DONE)
+            told = [_audit(sending, order, "sent") for sending in sendings if sending.intent in unsettled]
+            AuditEntry.objects.bulk_create(told)
     except Exception:
         logger.warning("django-taskops: the requeue of %s tasks is not confirmed yet", len(sendings), exc_info=True)
         return "sent, not confirmed"
@@ -107,8 +109,15 @@ def reopen(sending: Sending, order: Order, why: str) -> None:
         TaskRun.objects.select_for_update().get(pk=sending.letter.run_id)
         if settle([sending.intent], OutboxStatus.FAILED, why):
             facts = {"requeued_as": "", "sent_generation": sending.earlier, "decided_at": timezone.now()}
-            DeadLetter.objects.filter(pk=sending.letter.pk).update(status=LetterStatus.OPEN, **facts)
+            taken = DeadLetter.objects.filter(pk=sending.letter.pk, status=LetterStatus.REQUEUED)
+            taken.update(status=LetterStatus.OPEN, **facts)  # unless it is resolved: something has succeeded meanwhile
             AuditEntry.objects.bulk_create([_audit(sending, order, why)])
+
+
+def _under_way(intents: Iterable[str]) -> set[str]:
+    """Those that nobody has ended, locked: the housekeeper may have finished what took longer than a minute."""
+    waiting = OutboxEntry.objects.select_for_update().filter(key__in=list(intents), status=OutboxStatus.PENDING)
+    return set(waiting.order_by("pk").values_list("key", flat=True))
 
 
 def settle(intents: Iterable[str], status: OutboxStatus, why: str = "") -> int:

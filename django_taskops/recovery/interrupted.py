@@ -26,7 +26,7 @@ from .broker import Publisher
 from .decide import Decided, audit
 from .intents import Order, Sending
 from .message import Changes, NewId, arguments_of, message_for
-from .sending import put_on_broker
+from .sending import older, put_on_broker, supersede
 
 INTERRUPTED_AFTER = timedelta(minutes=1)
 AT_ONCE = 100
@@ -59,6 +59,9 @@ def _finish(intent: OutboxEntry, publisher: Publisher) -> None:
         intents.confirm([sending], order)
     elif intent.tries >= MAX_TRIES:
         intents.reopen(sending, order, UNKNOWN)
+        if sending.moved:  # the next re-run has another id: what goes out under this one must not run beside it
+            key = own.superseded(sending.moved.task_id, sending.moved.publication, sending.generation)
+            supersede([(key, UNKNOWN)])
 
 
 def _order(payload: Mapping[str, Any]) -> Order:
@@ -87,15 +90,18 @@ def _prepared(intent: OutboxEntry, order: Order) -> Sending | None:
         if not _postpone(intent):
             return None  # another process has settled it
         letter.refresh_from_db(fields=["status", "sent_generation", "requeued_as"])
-        if letter.status == LetterStatus.REQUEUED and not _heard_of(letter, run):
+        heard_of = _heard_of(letter, run)
+        if letter.status == LetterStatus.REQUEUED and not heard_of:
             return _sending(intent, letter, run, order)
         intents.settle([intent.key], OutboxStatus.DONE)
         call = rows.call_of(run)
         if order.changes.edits and (edited := _edited(intent.payload)):
             call = order.changes.described(call, edited)
         details = intents.details_of(order, intent.payload["generation"], call)
-        audit(letter, AuditAction.REQUEUE, order.decided, outcome="sent", **details)
-        return None
+        audit(letter, AuditAction.REQUEUE, order.decided, outcome="sent" if heard_of else UNKNOWN, **details)
+    if heard_of:
+        supersede(older(letter, intent.payload["task_id"], intent.payload["generation"]))
+    return None
 
 
 def _postpone(intent: OutboxEntry) -> int:

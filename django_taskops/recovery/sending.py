@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from celery import Celery
@@ -11,7 +11,7 @@ from .. import journal
 from ..capture import headers as own
 from ..capture.call import app_of
 from ..exceptions import NotRequeueable, TaskOpsError
-from ..models import AuditAction
+from ..models import AuditAction, DeadLetter
 from . import canvas, intents, pollers
 from .broker import Publisher, Unconfirmed
 from .decide import Decision
@@ -50,7 +50,8 @@ def put_on_broker(sendings: Sequence[Sending], publisher: Publisher) -> dict[int
     held = _hold_pollers(sendings, waiting)
     errors = _publish(sendings, publisher)
     failed = {pk for pk, error in errors.items() if error.code == NOT_SENT}
-    _supersede([sending for sending in sendings if sending.letter.pk not in failed])
+    sent = [sending for sending in sendings if sending.letter.pk not in failed]
+    supersede(claim for each in sent for claim in older(each.letter, each.task_id, each.generation))
     _give_back_pollers({task_id for pk in failed for task_id in waiting[pk]}, held)
     return errors
 
@@ -83,22 +84,23 @@ def _not_sent(error: Exception) -> NotRequeueable:
     return refusal
 
 
-def _supersede(sendings: Sequence[Sending]) -> None:
-    """From now on workers refuse older messages of these tasks, should the broker deliver them again. Never raises:
-    what runs twice then is the task's own business, as it is without us."""
-    claims = {key: why for sending in sendings for key, why in _superseded(sending)}
+def supersede(claims: Iterable[tuple[str, str]]) -> None:
+    """From now on workers refuse these messages, should the broker deliver them again. Never raises: what runs twice
+    then is the task's own business, as it is without us."""
+    held = dict(claims)
     try:
-        journal.current().claim_all(claims)
+        journal.current().claim_all(held)
     except Exception:
-        logger.warning("django-taskops: older messages of %s tasks may run again", len(sendings), exc_info=True)
+        logger.warning("django-taskops: %s older messages may run again", len(held), exc_info=True)
 
 
-def _superseded(sending: Sending) -> Iterator[tuple[str, str]]:
-    letter = sending.letter
-    newer = max(letter.generation, sending.earlier or 0) + 1 if sending.moved else sending.generation
-    for generation in range(max(letter.generation, newer - MAX_SUPERSEDED), newer):
-        if key := own.superseded(letter.task_id, letter.publication, generation):
-            yield key, f"it was put back as {sending.task_id}, generation {sending.generation}"
+def older(letter: DeadLetter, task_id: str, generation: int) -> Iterator[tuple[str, str]]:
+    """The messages before the one that was sent for `letter`, for `supersede`."""
+    moved = task_id != letter.task_id
+    newer = max(letter.generation, letter.sent_generation or 0) + 1 if moved else generation
+    for before in range(max(letter.generation, newer - MAX_SUPERSEDED), newer):
+        if key := own.superseded(letter.task_id, letter.publication, before):
+            yield key, f"it was put back as {task_id}, generation {generation}"
 
 
 def _waiting(sendings: Sequence[Sending]) -> Mapping[int, Sequence[str]]:

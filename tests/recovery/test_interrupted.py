@@ -1,6 +1,7 @@
 """A requeue whose process died, or whose broker did not answer, is finished: sent at least once, started only once."""
 
 from base64 import b64decode
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NoReturn
 from uuid import uuid4
@@ -9,11 +10,12 @@ import pytest
 from django.utils import timezone
 from kombu.utils import json
 
+from django_taskops import journal
 from django_taskops.capture import headers as own
 from django_taskops.exceptions import AlreadyTaken, NotRequeueable
 from django_taskops.models import AuditEntry, DeadLetter, OutboxEntry, OutboxKind, OutboxStatus, TaskAttempt, TaskRun
 from django_taskops.projection import writer
-from django_taskops.recovery import intents, requeue
+from django_taskops.recovery import intents, requeue, sending
 from django_taskops.recovery.broker import Publisher, Unconfirmed
 from django_taskops.recovery.interrupted import MAX_TRIES, UNKNOWN, finish_interrupted
 from django_taskops.states import DeadLetterReason, LetterStatus, QuietReason, TaskState
@@ -50,6 +52,13 @@ def heard_of(letter: DeadLetter) -> None:
     story = Story(letter.task_id, letter.task_name)
     story.publication, story.generation = letter.publication, 1
     writer.apply([story.started()])
+
+
+def succeed_late(letter: DeadLetter) -> None:
+    """The delivery that had died has ended well, and tells it now."""
+    story = Story(letter.task_id, letter.task_name)
+    story.publication = letter.publication
+    writer.apply([replace(story.succeeded(), delivery="another")])
 
 
 def two_minutes_later() -> None:
@@ -203,6 +212,81 @@ def test_a_slow_process_that_fails_after_another_has_finished_its_work_takes_not
 
     letter.refresh_from_db()
     assert (letter.status, len(queue)) == (LetterStatus.REQUEUED, 1)
+
+
+def test_a_slow_process_that_confirms_what_another_has_finished_writes_it_down_once(
+    letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirm = intents.confirm
+
+    def be_late(*sent: Any) -> str:
+        monkeypatch.setattr(intents, "confirm", confirm)
+        two_minutes_later()
+        finish_interrupted()
+        return confirm(*sent)
+
+    monkeypatch.setattr(intents, "confirm", be_late)
+    assert requeue(letter).outcome == "sent"
+
+    assert AuditEntry.objects.get().outcome == "sent"
+
+
+def test_what_has_succeeded_after_all_is_not_opened_by_a_send_that_fails(
+    letter: DeadLetter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_late(*_args: Any) -> NoReturn:
+        succeed_late(letter)
+        _refuse()
+
+    monkeypatch.setattr(Publisher, "publish", be_late)
+    with pytest.raises(NotRequeueable):
+        requeue(letter)
+
+    letter.refresh_from_db()
+    assert letter.status == LetterStatus.RESOLVED
+
+
+def test_of_what_has_succeeded_after_all_nobody_says_that_it_was_sent(
+    letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(letter, monkeypatch)
+    succeed_late(letter)
+    two_minutes_later()
+    finish_interrupted()
+
+    assert (len(queue), AuditEntry.objects.get().outcome) == (0, UNKNOWN)
+
+
+def test_older_messages_are_refused_also_where_the_process_died_right_after_the_send(
+    letter: DeadLetter, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as dying:
+        dying.setattr(sending, "supersede", _die)
+        with pytest.raises(KeyboardInterrupt):
+            requeue(letter)
+    heard_of(letter)
+    two_minutes_later()
+    finish_interrupted()
+
+    assert journal.current().holder(own.superseded(letter.task_id, letter.publication, 0))
+
+
+def test_a_new_id_of_which_nobody_knows_does_not_run_beside_the_next(
+    database: str, queue: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letter = letter_of(queue, lambda: tasks.add.apply_async((1, 2), expires=600), DeadLetterReason.EXPIRED)
+    interrupt_late(letter, monkeypatch)
+    first = queue.messages()[0]["headers"]
+    with monkeypatch.context() as away:
+        away.setattr(Publisher, "publish", _refuse)
+        for _try in range(MAX_TRIES):
+            two_minutes_later()
+            finish_interrupted()
+    letter.refresh_from_db()
+    assert letter.status == LetterStatus.OPEN
+
+    assert requeue(letter).task_id != first["id"]
+    assert journal.current().holder(own.superseded(first["id"], first[own.PUBLICATION], 0))
 
 
 def test_a_broker_that_did_not_answer_is_asked_again(
