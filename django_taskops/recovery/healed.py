@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db.models import F
 from django.utils.timesince import timesince
 from kombu.utils import json
 
@@ -47,7 +48,10 @@ class Healings:
         """One query, and one more for each task that they are of."""
         by_task: dict[str, list[tuple[int, int, datetime, str]]] = defaultdict(list)
         columns = ("pk", "task_name", "run_id", "died_at", "run__args", "run__kwargs")
-        for pk, name, run, died_at, args, kwargs in DeadLetter.objects.filter(pk__in=letters).values_list(*columns):
+        same = DeadLetter.objects.filter(  # what was sent since under the same id may have had other arguments
+            pk__in=letters, publication=F("run__publication"), generation=F("run__generation")
+        )
+        for pk, name, run, died_at, args, kwargs in same.values_list(*columns):
             if (call := _call(args, kwargs)) and name:
                 by_task[name].append((pk, run, died_at, call))
         return cls({pk: healed for name, dead in by_task.items() for pk, healed in _healed(name, dead)})

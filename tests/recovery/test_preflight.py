@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from django_taskops.capture.envelope import Envelope
 from django_taskops.exceptions import NotRequeueable
-from django_taskops.models import DeadLetter
+from django_taskops.models import DeadLetter, TaskRun
 from django_taskops.recovery import preflight, requeue
 from tests import tasks
 from tests.factories import DeadLetterFactory, TaskRunFactory
@@ -54,6 +54,15 @@ def test_what_has_been_done_since_is_not_done_again(letter: DeadLetter, queue: B
 )
 def test_other_successes_prove_nothing(letter: DeadLetter, minutes: float, call: dict[str, Any]) -> None:
     succeed_later(letter, minutes, **call)
+
+    assert requeue(letter).outcome == "sent"
+
+
+def test_what_was_sent_since_under_the_same_id_says_nothing_of_the_letters_arguments(letter: DeadLetter) -> None:
+    """An edited re-run that was revoked: the run shows its arguments, and another task has succeeded with them."""
+    TaskRun.objects.filter(pk=letter.run_id).update(generation=1, args=["edited"])
+    letter.run.refresh_from_db()
+    succeed_later(letter)
 
     assert requeue(letter).outcome == "sent"
 
