@@ -138,6 +138,7 @@ def _work(entry: OutboxEntry, until: float) -> None:
         crashed = False
         if cut_off:
             return _postpone(entry)
+        entry.tries = 0
         if not _save(entry, tries=0, error="", claimed_until=timezone.now() + timedelta(seconds=CLAIM_SECONDS)):
             return None
     status = OutboxStatus.PENDING if entry.payload["letters"] else OutboxStatus.DONE

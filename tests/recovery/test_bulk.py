@@ -175,6 +175,27 @@ def test_a_broker_that_is_away_is_waited_for(database: str, sent: list[str], mon
     assert (len(sent), seen().done, seen().error, seen().status) == (3, 3, "", OutboxStatus.DONE)
 
 
+def test_each_chunk_that_is_done_counts_the_tries_from_the_start(
+    database: str, sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = many.decide_each
+
+    def then_cut_off(*given: Any) -> Any:
+        monkeypatch.setattr(many, "decide_each", cut_off)
+        return decide(*given)
+
+    def cut_off(*given: Any) -> Any:
+        yield from ((pk, NotRequeueable("not_tried", "x")) for pk in given[1])
+
+    handed_over(letters(3))
+    OutboxEntry.objects.update(tries=bulk.MAX_TRIES - 1)
+    monkeypatch.setattr(bulk, "CHUNK", 2)
+    monkeypatch.setattr(many, "decide_each", then_cut_off)
+    bulk.work_off()
+
+    assert (seen().status, seen().done, seen().to_go) == (OutboxStatus.PENDING, 2, 1)
+
+
 def test_a_broker_that_stays_away_ends_it_with_the_rest_not_tried(
     database: str, queue: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
