@@ -1,7 +1,8 @@
 """Puts back what lies in a dead-letter queue: one of ours, or one that a project or RabbitMQ has filled by itself.
 
-A message whose dead letter is known is a notice of it: the letter is decided on, as anywhere. Any other message is sent
-again as it is, to the queue that it came from. A message leaves the queue once it has been decided on, no sooner.
+A notice of a dead letter, and the very message that a letter was written for, have the letter decided on, as anywhere.
+Any other message is sent again as it is, to the queue that it came from, whatever letters its task id may have: it is
+of another generation or publication than they. A message leaves the queue once it has been decided on, no sooner.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,9 +89,14 @@ def _with_letters(messages: Sequence[Message]) -> list[_Found]:
     for task_id, publication, generation, pk in letters:
         by_epoch[task_id, publication, generation] = newest[task_id] = pk
     return [
-        _Found(message, task_id, by_epoch.get((task_id, *_epoch(message)), newest.get(task_id)))
+        _Found(message, task_id, by_epoch.get((task_id, *_epoch(message)), _noticed(message, newest.get(task_id))))
         for message, task_id in zip(messages, ids, strict=True)
     ]
+
+
+def _noticed(message: Message, newest: int | None) -> int | None:
+    """A notice of a letter whose message was not kept does not say which publication has died."""
+    return newest if NOTICE in message.headers else None
 
 
 def _epoch(message: Message) -> tuple[str, int]:

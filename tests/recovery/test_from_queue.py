@@ -12,7 +12,7 @@ from django_taskops.capture import headers as own
 from django_taskops.exceptions import AlreadyTaken, NotRequeueable, TaskOpsError
 from django_taskops.models import AuditEntry, DeadLetter, OutboxEntry, OutboxKind
 from django_taskops.projection import writer
-from django_taskops.recovery import discard, outbox
+from django_taskops.recovery import discard, outbox, requeue
 from django_taskops.recovery.decide import Decided, person
 from django_taskops.recovery.from_queue import look_into, put_back
 from django_taskops.recovery.intents import Order
@@ -53,6 +53,12 @@ def noticed(queue: BrokerQueue, dead: BrokerQueue) -> DeadLetter:
     )
     outbox.carry_out()
     return letter
+
+
+def dead_lettered(message: dict[str, Any], dead: BrokerQueue) -> None:
+    """The same message, without a notice of ours."""
+    message["properties"]["delivery_info"] = {"exchange": "", "routing_key": dead.name}
+    dead.put(message)
 
 
 def outcomes(dead: BrokerQueue, **options: Any) -> dict[str, str]:
@@ -126,6 +132,56 @@ def test_a_message_that_another_has_put_there_goes_back_to_where_it_died(
     assert len(dead) == 0
     entry = AuditEntry.objects.get()
     assert (entry.object_type, entry.task_id, entry.why) == ("message", result.id, "the supplier is back")
+
+
+def test_a_message_of_the_re_run_goes_back_whatever_became_of_the_letter(
+    database: str, queue: BrokerQueue, dead: BrokerQueue
+) -> None:
+    """RabbitMQ dead-letters it without a word to anybody: no letter tells of it."""
+    letter = letter_of(queue, lambda: tasks.fail.delay("out of stock"))
+    requeue(letter)
+    (message,) = queue.messages()
+    queue.drop()
+    message["headers"]["x-first-death-queue"] = queue.name
+    dead_lettered(message, dead)
+
+    assert look_into(dead.name) == [(letter.task_id, None)]
+    assert outcomes(dead) == {letter.task_id: "sent"}
+    (again,) = queue.messages()
+    assert (again["headers"]["id"], again["headers"][own.GENERATION]) == (letter.task_id, 2)
+    assert len(dead) == 0
+
+
+def test_a_message_of_a_newer_publication_goes_back_whatever_became_of_the_letter(
+    database: str, queue: BrokerQueue, dead: BrokerQueue
+) -> None:
+    letter = letter_of(queue, lambda: tasks.fail.delay("out of stock"))
+    discard(letter)
+    marks = {"x-first-death-queue": queue.name}
+    where = Queue(dead.name, Exchange(""), dead.name)
+    tasks.add.apply_async((1, 2), task_id=letter.task_id, queue=where, headers=marks)
+
+    assert outcomes(dead) == {letter.task_id: "sent"}
+    (message,) = queue.messages()
+    assert message["headers"][own.PUBLICATION] != letter.publication
+    assert len(dead) == 0
+
+
+def test_the_very_message_of_a_letter_is_decided_on_like_the_letter(
+    database: str, queue: BrokerQueue, dead: BrokerQueue
+) -> None:
+    """As RabbitMQ puts it there, or a project by hand: with no notice of ours."""
+    result = tasks.fail.delay("out of stock")
+    (message,) = queue.messages()
+    letter = letter_of(queue, lambda: result)
+    dead_lettered(message, dead)
+
+    assert outcomes(dead) == {letter.task_id: "sent"}
+    letter.refresh_from_db()
+    assert letter.status == LetterStatus.REQUEUED
+    dead_lettered(message, dead)
+    assert outcomes(dead) == {letter.task_id: AlreadyTaken.__name__}
+    assert (len(queue), len(dead)) == (1, 0)
 
 
 def test_a_message_that_is_no_task_stays(database: str, queue: BrokerQueue, dead: BrokerQueue) -> None:
