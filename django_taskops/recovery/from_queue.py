@@ -40,19 +40,28 @@ class _Found(NamedTuple):
 def put_back(queue: str, order: Order, *, limit: int | None = None) -> Iterator[tuple[str, Outcome]]:
     """Each message that is in the queue now, by its task id, with what has become of it. Those that are refused stay.
 
+    They go back when all have been looked at: RabbitMQ gives them their old places, and would hand them out again. If
+    the process dies before, the broker takes them back.
+
     Raises what the broker's client raises where it can't be reached, or there is no such queue.
     """
     app = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
     with read_connection(app) as connection:
         waiting = Queue(queue, channel=connection.channel())
         messages = islice(_messages(waiting), _depth(waiting, limit))
+        refused: list[Message] = []
         while batch := list(islice(messages, BATCH)):
             found = _with_letters(batch)
             outcomes = _decided(app, found, order)
             for each in found:
                 outcome = outcomes[id(each.message)]
-                (each.message.ack if _is_settled(outcome) else each.message.requeue)()
+                if _is_settled(outcome):
+                    each.message.ack()
+                else:
+                    refused.append(each.message)
                 yield each.task_id, outcome
+        for message in refused:
+            message.requeue()
 
 
 def look_into(queue: str, *, limit: int | None = None) -> list[tuple[str, int | None]]:

@@ -12,7 +12,7 @@ from django_taskops.capture import headers as own
 from django_taskops.exceptions import AlreadyTaken, NotRequeueable, TaskOpsError
 from django_taskops.models import AuditEntry, DeadLetter, OutboxEntry, OutboxKind
 from django_taskops.projection import writer
-from django_taskops.recovery import discard, outbox, requeue
+from django_taskops.recovery import discard, from_queue, outbox, requeue
 from django_taskops.recovery.decide import Decided, person
 from django_taskops.recovery.from_queue import look_into, put_back
 from django_taskops.recovery.intents import Order
@@ -190,6 +190,22 @@ def test_a_message_that_is_no_task_stays(database: str, queue: BrokerQueue, dead
 
     assert outcomes(dead) == {"": "no_task"}
     assert len(dead) == 1
+
+
+def test_what_is_refused_keeps_nothing_else_from_being_looked_at(
+    database: str, queue: BrokerQueue, dead: BrokerQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ would hand it out again at once."""
+    monkeypatch.setattr(from_queue, "BATCH", 2)
+    with current_app.producer_or_acquire(None) as producer:
+        for _ in range(3):
+            producer.publish({"hello": "world"}, exchange="", routing_key=dead.name, serializer="json")
+    where, marks = Queue(dead.name, Exchange(""), dead.name), {"x-first-death-queue": queue.name}
+    results = [tasks.add.apply_async((1, 2), queue=where, headers=marks) for _ in range(2)]
+
+    decided = [(task_id, _word(outcome)) for task_id, outcome in put_back(dead.name, ORDER)]
+    assert decided == [("", "no_task")] * 3 + [(result.id, "sent") for result in results]
+    assert (len(queue), len(dead)) == (2, 3)
 
 
 def test_no_more_than_asked_for_and_no_more_than_there_was(
