@@ -64,6 +64,7 @@ class DeadLetter(PartlyIndexed):
             models.Index(fields=["status", "-id"], name="taskops_letter_status"),
             models.Index(fields=["task_name", "-id"], name="taskops_letter_name"),
             models.Index(fields=["-died_at"], name="taskops_letter_open", condition=models.Q(status=LetterStatus.OPEN)),
+            models.Index(fields=["requeued_as"], name="taskops_letter_requeued", condition=~models.Q(requeued_as="")),
         )
 
     def __str__(self) -> str:

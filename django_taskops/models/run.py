@@ -89,6 +89,11 @@ class TaskRun(Delivery):
             ),
             models.Index(fields=["root_id"], name="taskops_run_root", condition=~models.Q(root_id="")),
             models.Index(fields=["group_id"], name="taskops_run_group", condition=~models.Q(group_id="")),
+            models.Index(
+                fields=["requeued_from"],
+                name="taskops_run_requeued",
+                condition=~models.Q(requeued_from=""),
+            ),
         )
 
     def __str__(self) -> str:

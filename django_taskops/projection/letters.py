@@ -159,7 +159,8 @@ def _link(changed: list[DeadLetter], merged: Mapping[int, Merged]) -> None:
     earlier: dict[tuple[int, str], list[DeadLetter]] = defaultdict(list)
     for letter in DeadLetter.objects.filter(run__in=rerun).defer("envelope").order_by("generation"):
         earlier[letter.run_id, letter.publication].append(letter)
-    origins = {letter.requeued_as: letter for letter in DeadLetter.objects.filter(requeued_as__in=moved)}
+    sent = DeadLetter.objects.filter(requeued_as__in=moved).exclude(requeued_as="")  # as its partial index says
+    origins = {letter.requeued_as: letter for letter in sent}
     for letter in new:
         before = [row for row in earlier[letter.run_id, letter.publication] if row.generation < letter.generation]
         origin = before[-1] if before else origins.get(letter.task_id)
@@ -178,7 +179,7 @@ def _settle_origins(results: Iterable[Merged]) -> list[OutboxEntry]:
         return []
     settled = {run.task_id for run in ended if run.shown.state in SETTLED}
     died = {run.task_id for run in ended if run.shown.dead}
-    waiting = DeadLetter.objects.filter(status=LetterStatus.REQUEUED)
+    waiting = DeadLetter.objects.filter(status=LetterStatus.REQUEUED).exclude(requeued_as="")  # the index again
     healed = list(waiting.filter(requeued_as__in=settled).defer("envelope"))
     waiting.filter(pk__in=[letter.pk for letter in healed]).update(status=LetterStatus.RESOLVED)
     waiting.filter(requeued_as__in=died).update(status=LetterStatus.SUPERSEDED)

@@ -208,8 +208,9 @@ def _succeeded(task_ids: Sequence[str]) -> dict[str, str]:
     found = {task_id: task_id for task_id in runs.values_list("task_id", flat=True)}
     moved = {task_id: task_id for task_id in task_ids if task_id not in found}  # by the id where it is now
     for _move in range(MAX_MOVES):
-        rows = TaskRun.objects.filter(requeued_from__in=moved).values_list("requeued_from", "task_id", "state")
-        now = [(moved[before], task_id, state) for before, task_id, state in rows] if moved else []
+        rows = TaskRun.objects.filter(requeued_from__in=moved).exclude(requeued_from="")  # as its partial index says
+        told = rows.values_list("requeued_from", "task_id", "state") if moved else ()
+        now = [(moved[before], task_id, state) for before, task_id, state in told]
         found |= {origin: task_id for origin, task_id, state in now if state == TaskState.SUCCESS}
         moved = {task_id: origin for origin, task_id, state in now if state != TaskState.SUCCESS}
     return found

@@ -4,10 +4,16 @@ import json
 from typing import Any
 
 import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
 
 from django_taskops.capture import headers as own
 from django_taskops.capture.envelope import Envelope
+from django_taskops.projection import writer
+from django_taskops.recovery import joins
 from django_taskops.recovery.canvas import following
+from tests.events import Story
+from tests.factories import TaskRunFactory
 
 
 def envelope(headers: dict[str, Any], **embed: Any) -> bytes:
@@ -44,3 +50,36 @@ def test_an_odd_header_names_no_chord(joined: Any) -> None:
 def test_no_envelope_says_nothing() -> None:
     assert following(None).envelope is None
     assert following(b"no envelope").readable
+
+
+MANY = [f"member {number}" for number in range(150)]  # PostgreSQL looks into lists of 100 for what an index is for
+
+
+@pytest.mark.mariadb
+def test_where_a_member_was_moved_to_is_found_by_an_index(database: str) -> None:
+    TaskRunFactory(task_id="elsewhere", requeued_from=MANY[0], succeeded=True)
+    with CaptureQueriesContext(connections[database]) as captured:
+        assert joins._succeeded(MANY) == {MANY[0]: "elsewhere"}
+
+    (asked,) = [query["sql"] for query in captured if "requeued_from" in query["sql"].partition(" WHERE ")[2]]
+    assert "taskops_run_requeued" in plan_of(database, asked)
+
+
+@pytest.mark.mariadb
+def test_where_a_letter_came_from_is_found_by_an_index(database: str) -> None:
+    stories = [Story(member) for member in MANY]
+    with CaptureQueriesContext(connections[database]) as captured:
+        writer.apply([event for story in stories for event in (story.published(requeued_from="a"), story.failed())])
+
+    asked = [sql for query in captured if "requeued_as" in (sql := query["sql"]).partition(" WHERE ")[2]]
+    assert "taskops_letter_requeued" in plan_of(database, asked[0])
+
+
+def plan_of(database: str, statement: str) -> str:
+    """With the tables empty or nearly so, for which PostgreSQL takes no index by itself."""
+    vendor = connections[database].vendor
+    with connections[database].cursor() as cursor:
+        if vendor == "postgresql":
+            cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute(f"{'EXPLAIN QUERY PLAN' if vendor == 'sqlite' else 'EXPLAIN'} {statement}")
+        return str(cursor.fetchall())
