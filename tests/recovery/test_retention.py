@@ -46,6 +46,7 @@ from tests.factories import (
     TaskRunFactory,
     WorkerBeatFactory,
 )
+from tests.recovery.test_canvas import plan_of
 
 pytestmark = pytest.mark.mariadb
 
@@ -566,13 +567,79 @@ def in_threads(database: str, *functions: Callable[[], Any]) -> list[Any]:
         return list(threads.map(run, functions))
 
 
+def old_chord(group_id: str, days: float = 32, **fields: Any) -> Chord:
+    """With the result of a member that has succeeded."""
+    chord: Chord = Chord.objects.create(group_id=group_id, members=["a"], created_at=ago(days), **fields)
+    ChordResult.objects.create(chord=chord, task_id="a", content_type="", content_encoding="", result=b"1")
+    return chord
+
+
 def test_a_chord_goes_after_a_month_unless_a_member_is_dead(database: str) -> None:
-    old = timezone.now() - timedelta(days=32)
-    for name, created in (("gone", old), ("dead", old), ("new", timezone.now())):
-        chord = Chord.objects.create(group_id=name, members=["a"], created_at=created)
-        ChordResult.objects.create(chord=chord, task_id="a", content_type="", content_encoding="", result=b"1")
+    old_chord("gone")
+    old_chord("dead")
+    old_chord("new", days=0)
     TaskRunFactory(group_id="dead", state="FAILURE", reason="failed")
 
     assert prune() == Pruned(chord=1)
     assert sorted(Chord.objects.values_list("group_id", flat=True)) == ["dead", "new"]
     assert ChordResult.objects.count() == 2
+
+
+@pytest.mark.parametrize("state", sorted(UNFINISHED))
+def test_a_chord_stays_while_a_member_runs_once_more(database: str, state: str) -> None:
+    old_chord("g", envelope=b"x", failed=True)
+    TaskRunFactory(group_id="g", published=ago(32), state=state, generation=1)
+
+    assert prune() == Pruned()
+    assert ChordResult.objects.exists()
+
+
+def test_a_chord_that_waits_goes_a_month_after_the_last_end_of_a_member(database: str, settings: Settings) -> None:
+    """Until then it may be about to be joined."""
+    keep(settings, success=None)
+    old_chord("g", days=64, envelope=b"x", failed=True)
+    run = ended(30.99, group_id="g", generation=1)
+    assert prune() == Pruned()
+
+    TaskRun.objects.filter(pk=run.pk).update(finished_at=ago(31.01))
+    assert prune() == Pruned(chord=1)
+    assert not ChordResult.objects.exists()
+
+
+@pytest.mark.parametrize("status", sorted(LetterStatus))
+def test_a_chord_stays_while_a_letter_of_a_member_waits(database: str, status: str) -> None:
+    """Of one whose re-run was revoked, nothing else says that it can be put back."""
+    old_chord("g", envelope=b"x", failed=True)
+    run = ended(40, TaskState.REVOKED, reason="revoked", group_id="g", generation=1)
+    DeadLetterFactory(run=run, reason="failed", status=status)
+
+    kept = status in (LetterStatus.OPEN, LetterStatus.REQUEUED)
+    assert prune() == (Pruned() if kept else Pruned(chord=1))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("status", sorted(LetterStatus))
+def test_what_was_given_up_stays_with_its_chord_while_the_letter_of_its_cause_waits(
+    database: str, settings: Settings, status: str, *, moved: bool
+) -> None:
+    """The last step of a chain in the header, the first of which is dead."""
+    keep(settings, failure=14)
+    cause = DeadLetterFactory(run__published=ago(41), status=status)
+    if moved:
+        rerun = ended(40, TaskState.REVOKED, reason="revoked", requeued_from=cause.task_id)
+        DeadLetterFactory(run=rerun, reason="expired", discarded=True)  # keeps it
+    parent = rerun.task_id if moved else cause.task_id
+    ended(40, TaskState.FAILURE, reason="upstream_failed", group_id="g", parent_id=parent)
+    old_chord("g", days=40, failed=True)
+
+    kept = status in (LetterStatus.OPEN, LetterStatus.REQUEUED)
+    assert prune() == (Pruned() if kept else Pruned(failure=1, chord=1))
+
+
+def test_the_members_of_chords_are_found_by_an_index(database: str) -> None:
+    old_chord("g")
+    with CaptureQueriesContext(connections[database]) as captured:
+        prune()
+
+    looked = next(query["sql"] for query in captured if "taskops_chord" in query["sql"] and "due" in query["sql"])
+    assert "taskops_run_group" in plan_of(database, looked)

@@ -34,7 +34,7 @@ from ...projection.chords import BADLY_ENDED
 from ...projection.clock import DatabaseNow
 from ...projection.limits import Limits, limited_transaction
 from ...projection.writer import DATABASE_ID, lock_for_writing
-from ...states import FINISHED, SETTLED, LetterStatus
+from ...states import FINISHED, SETTLED, UNFINISHED, LetterStatus, QuietReason
 from ..editing.drafts import LIFETIME as DRAFT_LIFETIME
 from . import sampling
 
@@ -198,7 +198,15 @@ def _retention() -> dict[str, int | None]:
 
 def _runs(kind: str, states: Collection[str], days: int | None) -> Rows:
     rows = TaskRun.objects.filter(finished_at__lt=_ago(days))
-    return _Runs(kind=kind, rows=rows, due=Q(state__in=sorted(states)), keys=("finished_at", "pk"))
+    return _Runs(kind=kind, rows=rows, due=Q(state__in=sorted(states)) & ~_given_up(), keys=("finished_at", "pk"))
+
+
+def _given_up() -> Q:
+    """What runs after all once its cause is put back, by the letter of that, also where it has moved since."""
+    moved = TaskRun.objects.filter(task_id=OuterRef(OuterRef("parent_id"))).exclude(requeued_from="")
+    letters, parent = _waiting_letters(), OuterRef("parent_id")
+    cause = Exists(letters.filter(task_id=parent)) | Exists(letters.filter(task_id__in=moved.values("requeued_from")))
+    return Q(reason=QuietReason.UPSTREAM_FAILED) & cause
 
 
 def _sampled(days: int | None, sampled_until: datetime | None) -> Rows:
@@ -226,9 +234,19 @@ def _own_rows() -> Iterator[Rows]:
     yield Rows(kind="outbox", rows=OutboxEntry.objects.all(), due=outbox)
     silent = Q(applied_at__lt=DatabaseNow() - timedelta(days=OWN_DAYS))  # the database's clock on both sides
     yield Rows(kind="worker", rows=WorkerBeat.objects.all(), due=silent)
-    dead = TaskRun.objects.filter(group_id=OuterRef("group_id"), reason__in=BADLY_ENDED)
-    settled = Q(created_at__lt=_ago(CLAIM_DAYS)) & Q(~Exists(dead))
-    yield _Chords(kind="chord", rows=Chord.objects.all(), due=settled)
+    yield _Chords(kind="chord", rows=Chord.objects.all(), due=_due_chords())
+
+
+def _due_chords() -> Q:
+    """None whose body may run yet: while a member runs, has ended of late, or can be put back."""
+    members = TaskRun.objects.filter(group_id=OuterRef("group_id")).exclude(group_id="")  # as its partial index says
+    running = Q(state__in=sorted(UNFINISHED)) | Q(finished_at__gte=_ago(CLAIM_DAYS))
+    dead = Q(reason__in=BADLY_ENDED) | Q(Exists(_waiting_letters().filter(run=OuterRef("pk"))))
+    return Q(created_at__lt=_ago(CLAIM_DAYS)) & Q(~Exists(members.filter(running | dead)))
+
+
+def _waiting_letters() -> QuerySet[Any]:
+    return DeadLetter.objects.filter(status__in=(LetterStatus.OPEN, LetterStatus.REQUEUED))
 
 
 def _ago(days: int | None) -> datetime:
