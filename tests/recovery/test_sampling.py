@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
-from django_taskops.models import TaskRun
+from django_taskops.models import Chord, TaskRun
 from django_taskops.projection import writer
 from django_taskops.recovery.retention import Chore, Pruned, prune, sampling
 from django_taskops.states import TaskState
@@ -89,6 +89,21 @@ def test_what_may_heal_an_open_letter_is_kept(database: str, settings: Settings)
 
     assert prune() == Pruned(sampled=1)
     assert TaskRun.objects.filter(pk=kept.pk).exists()
+
+
+@pytest.mark.parametrize("body", ["unknown", "not there", "given up", "published"])
+def test_members_of_a_chord_are_kept_until_its_body_is_published(database: str, settings: Settings, body: str) -> None:
+    keep(settings, 0)
+    member = ended(11, group_id="g")
+    ended(11, group_id="no chord")
+    Chord.objects.create(group_id="g", members=[member.task_id], body_id="" if body == "unknown" else "body")
+    if body == "given up":
+        TaskRunFactory(task_id="body", state=TaskState.FAILURE, reason="upstream_failed")
+    if body == "published":
+        writer.apply([Story("body").published()])
+
+    assert prune() == Pruned(sampled=2 if body == "published" else 1)
+    assert TaskRun.objects.filter(pk=member.pk).exists() == (body != "published")
 
 
 def test_a_success_that_is_told_by_real_events_goes_with_all_its_rows(database: str, settings: Settings) -> None:

@@ -11,7 +11,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from ...conf import conf
-from ...models import DeadLetter, TaskAttempt, TaskRun
+from ...models import Chord, DeadLetter, TaskAttempt, TaskRun
 from ...states import LetterStatus, TaskState
 
 AFTER = timedelta(minutes=10)
@@ -38,9 +38,15 @@ def ended(looked_until: datetime | None) -> QuerySet[Any]:
 def not_kept() -> Q:
     """By the key of the run, so that all passes of all processes agree. The history of a failure stays: what was tried
     more than once, was requeued, or has left a letter. So does what a person has to know who decides on a letter: that
-    the same has been done since."""
+    the same has been done since. And so do the members of a chord that may be joined here."""
     tried_again, lettered = (Exists(model.objects.filter(run=OuterRef("pk"))) for model in (TaskAttempt, DeadLetter))
     first = Q(state=TaskState.SUCCESS, generation=0, requeued_from="")
     waiting = DeadLetter.objects.filter(status=LetterStatus.OPEN).order_by().values_list("task_name", flat=True)
     first &= ~Q(task_name__in=list(waiting.distinct()))
-    return first & Q(place__gte=round(conf.KEEP_SUCCESS * _PARTS)) & ~tried_again & ~lettered
+    return first & Q(place__gte=round(conf.KEEP_SUCCESS * _PARTS)) & ~tried_again & ~lettered & Q(~_awaited())
+
+
+def _awaited() -> Exists:
+    """As long as its body is not published, a member of a chord may die; then the success of the others counts."""
+    body = TaskRun.objects.filter(task_id=OuterRef("body_id")).exclude(described="")
+    return Exists(Chord.objects.filter(group_id=OuterRef("group_id")).exclude(Exists(body)))
