@@ -22,6 +22,7 @@ from ..models import AuditAction, AuditEntry, DeadLetter, TaskRun
 from .broker import Publisher, Unconfirmed, read_connection
 from .decide import Decision
 from .intents import Order
+from .message import fresh_properties, renewed_expiry
 from .notice import DEATHS, NOTICE
 from .requeue import BATCH, requeue_each
 from .sending import NOT_SENT, Outcome
@@ -153,11 +154,13 @@ def _foreign(app: Celery, found: _Found, order: Order) -> Envelope:
     if not message.headers.get("task") or not message.headers.get("id"):
         raise NotRequeueable("no_task", "its headers name no task and id: it is no message of Celery's, and stays")
     headers = {own.NONCE: own.new_publication(), own.GENERATION: _epoch(message)[1] + 1, own.DESCRIBE: True}
+    headers["expires"] = renewed_expiry(message.headers, 0)
     if order.changes.starts is not None:
         headers[own.ATTEMPTS] = order.changes.starts
     envelope = envelope_of(app, message).sent_anew(**headers)
     kept = {name: value for name, value in envelope.headers.items() if name not in (NOTICE, DEATHS)}
-    return replace(envelope, headers=kept).routed_to(order.changes.queue or _origin(app, found))
+    envelope = replace(envelope, headers=kept, properties=fresh_properties(envelope))
+    return envelope.routed_to(order.changes.queue or _origin(app, found))
 
 
 def _origin(app: Celery, found: _Found) -> str:

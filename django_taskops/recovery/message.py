@@ -124,7 +124,7 @@ def message_for(
     if groups := canvas.joined_groups(letter, follows):
         headers[own.JOINED] = list(groups)
     envelope = original.sent_anew(**headers)
-    envelope = replace(envelope, properties=_fresh_properties(envelope))
+    envelope = replace(envelope, properties=fresh_properties(envelope))
     if changes.queue is not None:
         envelope = envelope.routed_to(changes.queue)
     return _edited(envelope, changes) if changes.edits else envelope
@@ -166,7 +166,7 @@ def _fresh_headers(
     fresh["id"] = task_id
     if letter.publication:
         fresh[own.PUBLICATION] = letter.publication
-    fresh |= {own.ATTEMPTS: changes.starts, "expires": _renewed_expiry(old, changes.countdown or 0), own.DESCRIBE: True}
+    fresh |= {own.ATTEMPTS: changes.starts, "expires": renewed_expiry(old, changes.countdown or 0), own.DESCRIBE: True}
     if changes.countdown is not None:
         fresh["eta"] = (datetime.now(UTC) + timedelta(seconds=changes.countdown)).isoformat()
     if moved:
@@ -175,8 +175,9 @@ def _fresh_headers(
     return fresh
 
 
-def _fresh_properties(envelope: Envelope) -> dict[str, Any]:
-    """`expiration` in seconds, as kombu's `publish` takes it: RabbitMQ itself drops a message that is older."""
+def fresh_properties(envelope: Envelope) -> dict[str, Any]:
+    """Those that go with its headers. `expiration` is in seconds, as kombu's `publish` takes it: RabbitMQ itself drops
+    a message that is older."""
     fresh = dict(envelope.properties)
     if "correlation_id" in fresh:
         fresh["correlation_id"] = envelope.headers["id"]
@@ -185,8 +186,8 @@ def _fresh_properties(envelope: Envelope) -> dict[str, Any]:
     return fresh
 
 
-def _renewed_expiry(headers: Mapping[str, Any], countdown: float) -> str | None:
-    """As long from its start as the original had from its publish; none where that is not known."""
+def renewed_expiry(headers: Mapping[str, Any], countdown: float) -> str | None:
+    """As long from its start as the original had from its publish; none where that is not known, or it had no time."""
     expires, sent = headers.get("expires"), own.sent_at(headers)
     if not isinstance(expires, str) or sent is None:
         return None
@@ -196,6 +197,8 @@ def _renewed_expiry(headers: Mapping[str, Any], countdown: float) -> str | None:
         return None
     until = until if until.tzinfo else until.replace(tzinfo=UTC)
     length = until - datetime.fromtimestamp(sent, UTC)
+    if length <= timedelta(0):
+        return None
     return (datetime.now(UTC) + timedelta(seconds=countdown) + length).isoformat()
 
 

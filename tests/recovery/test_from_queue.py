@@ -1,6 +1,7 @@
 """What lies in a dead-letter queue goes back: ours by the decision on its letter, any other to where it came from."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -132,6 +133,36 @@ def test_a_message_that_another_has_put_there_goes_back_to_where_it_died(
     assert len(dead) == 0
     entry = AuditEntry.objects.get()
     assert (entry.object_type, entry.task_id, entry.why) == ("message", result.id, "the supplier is back")
+
+
+@pytest.mark.parametrize(
+    ("publication", "seconds", "renewed"),
+    [
+        pytest.param("an hour ago", 600, 600, id="as long as it had"),
+        pytest.param("an hour ago", -1, None, id="no expiry where it had no time"),
+        pytest.param("unknown", 600, None, id="no expiry where nobody knows how long it had"),
+    ],
+)
+def test_a_message_that_has_expired_where_it_lay_can_run(
+    database: str, queue: BrokerQueue, dead: BrokerQueue, publication: str, seconds: int, renewed: int | None
+) -> None:
+    tasks.add.delay(1, 2)
+    (message,) = queue.messages()
+    queue.drop()
+    published = datetime.now(UTC) - timedelta(hours=1)
+    stamps = {"an hour ago": f"{int(published.timestamp() * 1e6):016x}{'0' * 16}", "unknown": None}
+    expires = (published + timedelta(seconds=seconds)).isoformat()
+    message["headers"] |= {"x-first-death-queue": queue.name, "expires": expires, own.PUBLICATION: stamps[publication]}
+    dead_lettered(message, dead)
+    assert list(outcomes(dead).values()) == ["sent"]
+
+    (again,) = queue.messages()
+    expires, expiration = again["headers"]["expires"], again["properties"].get("expiration")
+    if renewed is None:
+        assert (expires, expiration) == (None, None)
+    else:
+        assert timedelta(0) < datetime.fromisoformat(expires) - datetime.now(UTC) <= timedelta(seconds=renewed)
+        assert 0 < int(expiration) <= renewed * 1000
 
 
 def test_a_message_of_the_re_run_goes_back_whatever_became_of_the_letter(

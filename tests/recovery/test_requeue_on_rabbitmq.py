@@ -1,12 +1,14 @@
 """A requeue on RabbitMQ, which drops in silence what it can't route, and takes what nobody asks it to confirm."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from celery import current_app
+from django.utils import timezone
 from kombu import Connection, Exchange, Queue
 
 from django_taskops.exceptions import NotRequeueable
@@ -14,7 +16,7 @@ from django_taskops.models import DeadLetter
 from django_taskops.projection import writer
 from django_taskops.recovery import broker as module
 from django_taskops.recovery import outbox, requeue
-from django_taskops.states import LetterStatus
+from django_taskops.states import DeadLetterReason, LetterStatus
 from example_site.embedded import ServiceUnavailable
 from example_site.embedded_rabbitmq import own_rabbitmq
 from tests import tasks
@@ -48,6 +50,15 @@ def test_one_that_no_queue_takes_is_not_sent(letter: DeadLetter, orders: Queue, 
     assert refusal_of(letter) == "not_sent"
     letter.refresh_from_db()
     assert letter.status == LetterStatus.OPEN
+
+
+def test_one_that_had_expired_when_it_was_published_does_not_expire_again(database: str, queue: BrokerQueue) -> None:
+    """RabbitMQ takes no message whose time to live is negative."""
+    past = timezone.now() - timedelta(minutes=1)
+    requeue(letter_of(queue, lambda: tasks.add.apply_async((1, 2), expires=past), DeadLetterReason.EXPIRED))
+
+    (message,) = queue.messages()
+    assert message["headers"]["expires"] is None
 
 
 def test_one_whose_exchange_is_gone_is_not_sent(letter: DeadLetter, orders: Queue, queue: BrokerQueue) -> None:
