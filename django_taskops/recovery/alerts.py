@@ -114,10 +114,24 @@ def gather(letter: DeadLetter) -> None:
     with it. The letter has to be committed."""
     now = timezone.now()
     windows = [_window(channel, letter, now) for channel in _channels.values()]
-    keys = OutboxEntry.objects.filter(key__in=[window.key for window in windows]).values_list("key", flat=True)
-    known = set(keys)  # to look is cheaper than to write, where thousands have one cause
-    missing = [window for window in windows if window.key not in known]
-    OutboxEntry.objects.bulk_create(missing, ignore_conflicts=True)
+    opened = OutboxEntry.objects.filter(key__in=[window.key for window in windows]).values_list("key", "payload")
+    firsts = {key: payload["first"] for key, payload in opened}
+    for window in windows:  # to look is cheaper than to write, where thousands have one cause
+        if window.key not in firsts or letter.pk < firsts[window.key]:
+            _open(window)
+
+
+def _open(window: OutboxEntry) -> None:
+    """Where one is open, it begins with the earlier letter of the two: a letter may be committed after one that has a
+    higher primary key, and be told later."""
+    first = window.payload["first"]
+    with transaction.atomic(using=conf.DATABASE):
+        OutboxEntry.objects.bulk_create([window], ignore_conflicts=True)
+        held = OutboxEntry.objects.select_for_update().filter(key=window.key).first()
+        if held and first < held.payload["first"]:
+            OutboxEntry.objects.filter(pk=held.pk).update(payload={**held.payload, "first": first})
+    if held is None:  # its message has begun between the two statements
+        _open(window)
 
 
 def _window(channel: Channel, letter: DeadLetter, now: datetime) -> OutboxEntry:
@@ -173,6 +187,7 @@ def _take_over(entry: OutboxEntry) -> None:
     now = timezone.now()
     with transaction.atomic(using=conf.DATABASE):
         OutboxEntry.objects.filter(pk=entry.pk).update(key=f"{key}:{entry.pk}")
+        entry.refresh_from_db(fields=["payload"])  # an earlier letter may have been gathered since it was read
         waiting = OutboxEntry.objects.filter(kind=OutboxKind.ALERT, status=OutboxStatus.PENDING, key__startswith=key)
         free = waiting.filter(Q(claimed_until=None) | Q(claimed_until__lt=now)).exclude(pk=entry.pk)
         for other in free.select_for_update().order_by("pk"):

@@ -390,6 +390,35 @@ def test_a_mail_to_nobody_is_not_taken_for_sent(database: str, settings: Setting
     assert "expected somebody in ADMINS" in windows()[0].error
 
 
+def test_a_letter_that_is_committed_late_is_told_with_those_after_it(
+    database: str, mailoutbox: list[EmailMessage]
+) -> None:
+    """Its primary key is lower than that of the letter that opened the window."""
+    alerts.mail_admins()
+    early, middle, late = die(3)
+    for letter in (late, early, middle):
+        notice(letter)
+    end_windows()
+
+    (mail,) = mailoutbox
+    assert mail.subject.startswith("[Django] 3 dead letters of")
+
+
+def test_a_letter_that_is_committed_when_the_message_begins_is_told(
+    database: str, mailoutbox: list[EmailMessage]
+) -> None:
+    alerts.mail_admins()
+    early, late = die(2)
+    room.gather(late)
+    (window,) = windows()
+    room.gather(early)
+    room.send(window)
+
+    (mail,) = mailoutbox
+    assert mail.subject.startswith("[Django] 2 dead letters of")
+    assert windows()[0].payload["first"] == early.pk
+
+
 def test_what_is_not_open_any_more_is_counted_and_told(database: str, mailoutbox: list[EmailMessage]) -> None:
     alerts.mail_admins()
     letters = die(4)
