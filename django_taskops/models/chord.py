@@ -18,7 +18,8 @@ class Chord(PartlyIndexed):
     one of them has ended badly: from then on their results are kept here. `envelope` is the message of the member that
     was put back first, which holds the body's signature: from then on this app joins the chord, and not Celery.
     `joined_at` says when its body went out. `touched` where something has happened that the housekeeper has not looked
-    at. `lost` are the members that have succeeded and of whose results nothing is left: the body can't have them.
+    at, or is looking at. `lost` are the members that have succeeded and of whose results nothing is left: the body
+    can't have them.
     """
 
     group_id = models.CharField(max_length=255)

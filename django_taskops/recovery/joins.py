@@ -24,7 +24,8 @@ from ..capture.text import storable_id
 from ..conf import conf
 from ..models import Chord, ChordResult, OutboxEntry, OutboxKind, TaskRun
 from ..projection.chords import BADLY_ENDED
-from ..states import QuietReason, TaskState
+from ..projection.writer import lock_for_writing
+from ..states import FINISHED, QuietReason, TaskState
 from . import pollers
 from .canvas import canvas_of, dead_members
 
@@ -42,23 +43,26 @@ logger = logging.getLogger("django_taskops")
 
 
 class Joins:
-    """The housekeeper's chore: looks at the chords in which something has happened."""
+    """The housekeeper's chore: looks at the chords in which something has happened. One that can't be looked at now
+    stays marked, and has its turn again with the next reminder."""
 
     def __init__(self) -> None:
         self._remind_at = time.monotonic() + SECONDS_BETWEEN_REMINDERS
+        self._put_off: set[int] = set()
 
     def __call__(self) -> None:
         if time.monotonic() >= self._remind_at:
             self._remind_at = time.monotonic() + SECONDS_BETWEEN_REMINDERS
+            self._put_off.clear()
             _waiting().filter(touched=False).update(touched=True)
             _find_failed()
             _forget_results()
-        for chord in Chord.objects.filter(touched=True).order_by("pk")[:AT_ONCE]:
-            Chord.objects.filter(pk=chord.pk).update(touched=False)  # first: what happens from now on touches it again
+        for chord in Chord.objects.filter(touched=True).exclude(pk__in=self._put_off).order_by("pk")[:AT_ONCE]:
             try:
                 chord.refresh_from_db()
                 look_at(chord)
             except Exception as error:  # noqa: BLE001 the result backend, or what it has stored
+                self._put_off.add(chord.pk)
                 logger.warning("django-taskops: the chord %s can't be looked at now: %r", chord.group_id, error)
 
 
@@ -81,8 +85,10 @@ def _waiting() -> Any:
 
 def look_at(chord: Chord) -> None:
     """Keeps the results of its members, and has its body sent where all have succeeded. Raises what the result
-    backend raises."""
+    backend raises; then, and if the process dies, it is still touched."""
+    endings = _endings(chord)
     if chord.joined_at is not None:
+        _done(chord, endings)
         return
     members = Members(chord)
     more = members.keep()
@@ -90,11 +96,28 @@ def look_at(chord: Chord) -> None:
     if members.lost != chord.lost:
         Chord.objects.filter(pk=chord.pk).update(lost=members.lost)
     if more or pending:
-        Chord.objects.filter(pk=chord.pk).update(touched=True)
-    elif chord.waiting and not members.missing and not members.lost:
+        return
+    if chord.waiting and not members.missing and not members.lost:
         _latch(chord)
     elif chord.waiting and dead_members([chord.group_id]):
         _fail_again(chord, members.app)
+    _done(chord, endings)
+
+
+def _endings(chord: Chord) -> set[tuple[Any, ...]]:
+    """All that touches a chord, beside a requeue."""
+    ended = TaskRun.objects.filter(group_id=chord.group_id).exclude(group_id="").filter(state__in=sorted(FINISHED))
+    return set(ended.values_list("pk", "delivery", "state", "reason"))
+
+
+def _done(chord: Chord, endings: set[tuple[Any, ...]]) -> None:
+    """It has been looked at, unless something has happened since. What happens from now on waits for the lock, and
+    touches it again."""
+    with transaction.atomic(using=conf.DATABASE):
+        lock_for_writing()
+        now = Chord.objects.select_for_update().get(pk=chord.pk)
+        if (now.envelope is None) == (chord.envelope is None) and _endings(chord) == endings:
+            Chord.objects.filter(pk=chord.pk).update(touched=False)
 
 
 def _fail_again(chord: Chord, app: Celery) -> None:

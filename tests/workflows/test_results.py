@@ -1,6 +1,7 @@
 """The results of a chord's members are kept once one of them has failed, and what is lost is named before anything is
 sent."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -8,7 +9,10 @@ from celery import chord, current_app
 
 from django_taskops.exceptions import NotRequeueable
 from django_taskops.models import Chord, DeadLetter
-from django_taskops.recovery import requeue
+from django_taskops.projection import writer
+from django_taskops.recovery import joins, requeue
+from django_taskops.recovery.joins import Joins
+from tests.events import Story
 from tests.workflows.workflow import Workflow, result_of, settled
 
 pytestmark = pytest.mark.parametrize("database", ["default"], indirect=True)
@@ -45,3 +49,75 @@ def test_a_member_whose_result_is_lost_is_named_and_may_run_again(flow: Workflow
     requeue(letter, force=True)
     settled(lambda: flow.state("body") == "SUCCESS")
     assert flow.run("body").result == "body(['a()', 'b()'])"
+
+
+@pytest.fixture
+def half(database: str, redis_url: str) -> Chord:
+    """A chord of which one member has succeeded and the other one is dead. Nobody has looked at it yet."""
+    good, bad = Story(), Story()
+    current_app.backend.store_result(good.task_id, "fine", "SUCCESS")
+    told: Chord = Chord.objects.create(group_id=bad.task_id, members=[good.task_id, bad.task_id], body="body")
+    writer.apply([each.published(group_id=told.group_id) for each in (good, bad)])
+    writer.apply([good.started(), good.succeeded("fine"), bad.started(), bad.failed()])
+    return told
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [ConnectionError, Killed])
+def test_they_are_kept_later_where_they_can_not_be_read_now(
+    half: Chord, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    backend_is_away(monkeypatch, error)
+    with suppress(Killed):
+        Joins()()
+    monkeypatch.undo()
+    Joins()()
+
+    half.refresh_from_db()
+    assert (half.results.count(), half.touched) == (1, False)
+
+
+def test_a_chord_that_can_not_be_looked_at_waits_for_the_reminder(half: Chord, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = backend_is_away(monkeypatch, ConnectionError)
+    chore = Joins()
+    chore()
+    chore()
+    assert len(asked) == 1
+
+    chore._remind_at = 0.0
+    chore()
+    assert len(asked) == 2
+
+
+def test_what_happens_to_a_chord_while_it_is_looked_at_is_seen(half: Chord, monkeypatch: pytest.MonkeyPatch) -> None:
+    late, keep = Story(), joins.Members.keep
+    Chord.objects.filter(pk=half.pk).update(members=[*half.members, late.task_id])
+    writer.apply([late.published(group_id=half.group_id), late.started()])
+    current_app.backend.store_result(late.task_id, "fine too", "SUCCESS")
+
+    def keep_and_end(members: joins.Members) -> bool:
+        more = keep(members)
+        writer.apply([late.succeeded("fine too")])
+        return more
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(joins.Members, "keep", keep_and_end)
+        Joins()()
+    Joins()()
+
+    assert half.results.count() == 2
+
+
+def backend_is_away(monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> list[str]:
+    """The ids it is asked for."""
+    asked: list[str] = []
+
+    def refuse(task_id: str, **_options: Any) -> Any:
+        asked.append(task_id)
+        raise error("away")
+
+    monkeypatch.setattr(current_app.backend, "get_task_meta", refuse)
+    return asked
