@@ -8,11 +8,12 @@ from celery import Celery, _state
 from celery.app import app_or_default
 from celery.utils.time import maybe_iso8601
 
-from ..events import Call
+from ..events import JSON, Call
 from ..exceptions import EnvelopeError
 from . import headers as own
 from .envelope import Envelope, Sender
 from .redaction import display, display_args, parameters_of
+from .shield import shielded
 from .text import storable, storable_id
 
 
@@ -26,13 +27,14 @@ def describe(
     priority: object,
 ) -> dict[str, Any]:
     """The fields of a `Call` without its envelope. `task` is None where this process does not know the task: then
-    nobody knows which of its arguments are sensitive, and all are left out (None)."""
-    sensitive = task.taskops.sensitive if hasattr(task, "taskops") else ()
+    nobody knows which of its arguments are sensitive, and all are left out (None), as are those that can't be
+    displayed."""
+    shown_args, shown_kwargs = (task is not None and _arguments(task, args, kwargs)) or (None, None)
     return {
         "queue": storable(queue),
         "priority": priority if isinstance(priority, int) and -(2**15) <= priority < 2**15 else None,
-        "args": None if task is None else display_args(args, parameters_of(task), sensitive),
-        "kwargs": None if task is None else display(kwargs, sensitive),
+        "args": shown_args,
+        "kwargs": shown_kwargs,
         "eta": instant(headers.get("eta")),
         "expires": instant(headers.get("expires")),
         "parent_id": _id(headers.get("parent_id")),
@@ -44,6 +46,12 @@ def describe(
         "trace_id": _trace_id(headers),
         "requeued_from": _id(headers.get(own.REQUEUED_FROM)),
     }
+
+
+@shielded
+def _arguments(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[JSON, JSON]:
+    sensitive = task.taskops.sensitive if hasattr(task, "taskops") else ()
+    return display_args(args, parameters_of(task), sensitive), display(kwargs, sensitive)
 
 
 def with_envelope(fields: Mapping[str, Any], envelope: Envelope) -> Call:

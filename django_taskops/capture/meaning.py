@@ -12,8 +12,8 @@ from ..states import DeadLetterReason, QuietReason
 from .claims import Superseded
 from .frames import outcome_of, qualified
 from .options import parks
-from .redaction import display, within
-from .shield import is_soft_limit
+from .redaction import NOT_SHOWN, display, within
+from .shield import is_soft_limit, shielded
 from .span import Span
 from .text import storable
 from .worker import in_main_process
@@ -95,6 +95,12 @@ def _original(error: Exception) -> BaseException:
 
 
 def success(task: Any, result: Any) -> Outcome:
+    """A result that can't be displayed does not cost the task its ending."""
+    return _with_result(task, result) or Outcome(result=NOT_SHOWN)
+
+
+@shielded
+def _with_result(task: Any, result: Any) -> Outcome:
     sensitive = task.taskops.sensitive if hasattr(task, "taskops") else ()
     return Outcome(result=within(display(result, sensitive), conf.RESULT_MAX_BYTES))
 

@@ -24,6 +24,7 @@ from ..events import JSON
 from .text import COLUMN, storable
 
 MASK = "[redacted]"
+NOT_SHOWN = "[not shown]"
 MAX_CHARS = 1000
 MAX_VALUES = 500
 MAX_DEPTH = 12
@@ -155,14 +156,14 @@ class _View:
         self._until = time.monotonic() + MAX_SECONDS
 
     def of(self, value: Any, name: str = "", depth: int = 0) -> JSON:
-        if name and self.is_secret(name):
-            return MASK
-        self._left -= 1
-        if self._left < 0:
-            return "…"
-        if value.__class__ is str:  # the usual case, at once
-            return self._text(value)
         try:
+            if name and self.is_secret(name):
+                return MASK
+            self._left -= 1
+            if self._left < 0:
+                return "…"
+            if value.__class__ is str:  # the usual case, at once
+                return self._text(value)
             return self._render(value, depth)
         except SoftTimeLimitExceeded:
             raise
@@ -217,12 +218,12 @@ class _View:
         return shown
 
     def _text(self, text: str) -> str:
-        """JSON in a text is looked into: what can't be, and speaks of a secret, is masked."""
+        """JSON in a text is looked into: what can't be, or is nested too deeply, and speaks of a secret, is masked."""
         if not self._secrets.may_be_in(text):
             return _cut(text)
         try:
             return _cut(json.dumps(self.of(json.loads(text)), ensure_ascii=False))
-        except ValueError:
+        except (ValueError, RecursionError):
             return MASK
 
     def _repr(self, value: Any) -> str:

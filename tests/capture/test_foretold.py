@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pytest_django import Settings
 
 from django_taskops import journal
 from django_taskops.capture import lifecycle
+from django_taskops.capture.redaction import NOT_SHOWN
 from django_taskops.capture.span import Span
 from tests.journal.streams import Elsewhere
 from tests.tasks import Declined, add
@@ -35,6 +37,14 @@ def test_it_is_told_though_the_task_ends_just_then(told: Elsewhere) -> None:
         ("d1", "returned"),
         ("d2", "failed"),
     ]
+
+
+def test_a_result_that_cannot_be_displayed_does_not_cost_the_ending(told: Elsewhere, settings: Settings) -> None:
+    settings.TASKOPS = {**settings.TASKOPS, "REDACT": [7]}  # no text
+    lifecycle.end(add, "SUCCESS", "x")
+
+    assert [event.kind for event in told.events] == ["started", "succeeded"]
+    assert told.events[-1].outcome.result == NOT_SHOWN  # type: ignore[union-attr]
 
 
 def test_nothing_is_told_of_a_step_whose_next_one_was_not_sent(told: Elsewhere) -> None:

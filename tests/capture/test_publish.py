@@ -198,6 +198,17 @@ def test_arguments_of_any_kind_are_stored(database: str, queue: BrokerQueue, arg
 
 
 @for_real
+def test_arguments_that_cannot_be_displayed_do_not_cost_the_envelope(
+    database: str, queue: BrokerQueue, settings: Settings
+) -> None:
+    settings.TASKOPS = {**settings.TASKOPS, "REDACT": [7]}  # no text
+    tasks.echo.delay("x")
+
+    assert TaskRun.objects.get().args is None
+    assert RunEnvelope.objects.get().envelope
+
+
+@for_real
 def test_a_payload_beyond_the_limit_says_why_it_cannot_be_run_again(database: str, queue: BrokerQueue) -> None:
     tasks.echo.apply_async(("x" * 300_000,))
 

@@ -141,6 +141,22 @@ def test_a_value_whose_own_code_raises_is_named_instead() -> None:
     assert display({"x": Broken()}) == {"x": "<Broken: RuntimeError while it was rendered>"}
 
 
+def test_an_object_that_does_not_even_say_its_class_is_named_instead() -> None:
+    def bound_class(_self: object) -> NoReturn:
+        raise RuntimeError("outside of a request")
+
+    unbound = type("Unbound", (), {"__class__": property(bound_class)})
+
+    assert display([unbound()]) == ["<Unbound: RuntimeError while it was rendered>"]
+
+
+def test_a_text_like_json_that_is_nested_too_deeply_is_masked_where_it_speaks_of_a_secret() -> None:
+    deep = "[" * 100_000
+
+    assert display(deep + '"token"') == MASK
+    assert display({"text": deep}) == {"text": "[" * 1000 + "… (99,000 more characters)"}
+
+
 def test_large_values_are_cut_and_say_so() -> None:
     cyclic: list[Any] = []
     cyclic.append(cyclic)
