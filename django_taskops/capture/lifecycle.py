@@ -116,7 +116,7 @@ def foretell(task: Any, span: Span) -> None:
     """Tells how the body has ended, before Celery is done with it: what it says at the end outweighs that. Says nothing
     of a body that has returned and that something has to follow: that is not sent yet; nor of a failure that may be
     parked: that is told before the result backend hears of it."""
-    left = span.raised
+    left = span.raised if span.raised is not None else span.retry_sent
     if left is None:
         if not _has_followers(task.request, span):
             tell(task, EventKind.RETURNED, span=span)
@@ -131,6 +131,8 @@ def _has_followers(request: Any, span: Span) -> bool:
 
 def _tell_end(task: Any, span: Span, state: str | None, result: Any) -> None:
     left = _undispatched(span) if state == states.SUCCESS else _left_by(span, result)
+    if left is None:
+        left = span.retry_sent  # it went on: the attempt that it has sent has the say
     if left is None and (span.returned or state == states.SUCCESS):
         tell(task, EventKind.SUCCEEDED, outcome=meaning.success(task, result))
     elif left is not None and (verdict := meaning.verdict(task, span, left)) is not None:

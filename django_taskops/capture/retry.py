@@ -36,12 +36,18 @@ def _retry(task: Any, original: Callable[..., Any], *positional: Any, **named: A
     before = vars(task).get("override_max_retries")
     try:
         with held_again(task.request):
-            return original(*positional, **named | _granted(task, original, given))
-    except (Retry, Reject):
+            answer = original(*positional, **named | _granted(task, original, given))
+    except Retry as sent:
+        _note_sent(task, sent)
+        raise
+    except Reject:
         raise
     except Exception:
         _note_refusal(task)
         raise
+    else:
+        _note_sent(task, answer)
+        return answer
     finally:
         _forget_grant(task, before)
 
@@ -106,6 +112,13 @@ def _wait(task: Any, given: Mapping[str, Any]) -> float:
         return ((eta if eta.tzinfo else eta.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
     countdown = given.get("countdown")
     return float(task.default_retry_delay if countdown is None else countdown)
+
+
+def _note_sent(task: Any, answer: object) -> None:
+    """Celery answers with a Retry, raised or not. An eager task sends nothing: its caller runs it again where it leaves
+    by the Retry."""
+    if isinstance(answer, Retry) and not task.request.is_eager and (span := span_of(task.request)):
+        span.retry_sent = answer
 
 
 def _note_refusal(task: Any) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from celery.exceptions import Retry
+
 from ..events import Executor
 
 
@@ -18,6 +20,7 @@ class Span:
     returned: bool = False
     raised: BaseException | None = None
     retry_refused: bool = False
+    retry_sent: Retry | None = None
     let_out: bool = False  # it could not be parked
     ended: bool = False
     progress_told: float = 0.0

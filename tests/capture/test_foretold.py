@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from celery.exceptions import Retry
 from pytest_django import Settings
 
 from django_taskops import journal
 from django_taskops.capture import lifecycle
 from django_taskops.capture.redaction import NOT_SHOWN
-from django_taskops.capture.span import Span
+from django_taskops.capture.span import Span, spans
+from tests.events import START
 from tests.journal.streams import Elsewhere
 from tests.tasks import Declined, add
 
@@ -45,6 +47,16 @@ def test_a_result_that_cannot_be_displayed_does_not_cost_the_ending(told: Elsewh
 
     assert [event.kind for event in told.events] == ["started", "succeeded"]
     assert told.events[-1].outcome.result == NOT_SHOWN  # type: ignore[union-attr]
+
+
+def test_a_body_that_returns_after_it_has_sent_a_retry_has_not_succeeded(told: Elsewhere) -> None:
+    retry = Retry(exc=Declined("no"), when=START)
+    lifecycle.foretell(add, Span("d1", returned=True, retry_sent=retry, chain=(STEP,)))
+    spans[add.request] = Span("d1", returned=True, retry_sent=retry)
+    lifecycle.end(add, "SUCCESS", "goes on")
+
+    assert [event.kind for event in told.events] == ["retried", "retried"]
+    assert told.events[-1].outcome.retry_at == START  # type: ignore[union-attr]
 
 
 def test_nothing_is_told_of_a_step_whose_next_one_was_not_sent(told: Elsewhere) -> None:

@@ -167,6 +167,12 @@ CASES: dict[str, Case] = {
     "`self.retry(throw=False)`, and it goes on": Case(
         publish=lambda: more.retry_without_throwing.delay(key()), state="SUCCESS", starts=2
     ),
+    "`self.retry(throw=False)`, it goes on, and the next attempt fails": Case(
+        publish=lambda: more.retry_without_throwing_and_fail.delay(key()), state="FAILURE", reason="failed", starts=2
+    ),
+    "`self.retry()`, it catches the `Retry`, and the next attempt fails": Case(
+        publish=lambda: more.retry_and_go_on.delay(key()), state="FAILURE", reason="failed", starts=2
+    ),
     "`self.retry(eta=...)`, then it returns": Case(
         publish=lambda: more.retry_at_an_instant.delay(key()), state="SUCCESS", starts=2
     ),

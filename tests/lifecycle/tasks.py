@@ -3,11 +3,12 @@
 import os
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from celery import Task, shared_task
-from celery.exceptions import Reject
+from celery.exceptions import Reject, Retry
 from kombu import Connection
 
 from django_taskops import tracked_task
@@ -83,6 +84,23 @@ def retry_without_throwing(self: "Task[Any, Any]", key: str) -> str:
         self.retry(countdown=0, throw=False)
         return "goes on"
     return "second"
+
+
+@shared_task(bind=True, max_retries=3)
+def retry_without_throwing_and_fail(self: "Task[Any, Any]", key: str) -> str:
+    if count(key) == 1:
+        self.retry(countdown=1, throw=False)
+        return "goes on"
+    raise Declined("the second time")
+
+
+@shared_task(bind=True, max_retries=3)
+def retry_and_go_on(self: "Task[Any, Any]", key: str) -> str:
+    if count(key) == 1:
+        with suppress(Retry):
+            self.retry(countdown=1)
+        return "goes on"
+    raise Declined("the second time")
 
 
 @shared_task(bind=True, max_retries=3)

@@ -9,6 +9,7 @@ from pytest_django import Settings
 
 from django_taskops.models import TaskRun
 from tests import tasks
+from tests.lifecycle import tasks as more
 from tests.lifecycle.cases import key, run_of, shows
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -37,6 +38,11 @@ def test_an_exception_that_was_being_handled_before_the_task_began_is_not_the_ta
     assert shows(run_of(published[0]), "eager, it returns")
     assert shows(run_of(published[1]), "eager, an exception")
     assert run_of(published[1]).exception_type == "tests.tasks.Declined"
+
+
+def test_an_eager_retry_that_is_not_thrown_sends_nothing(eager: None) -> None:
+    """Celery runs it again only where it leaves by the Retry."""
+    assert shows(run_of(more.retry_without_throwing.apply((key(),))), "eager, it returns")
 
 
 def _lose_the_broker() -> NoReturn:
