@@ -25,11 +25,16 @@ class _Waiting(NamedTuple):
 
 
 class Postponed:
-    """`apply` is called with one event at a time, in the thread, and may raise: then it is tried again, later."""
+    """`apply` is called with one event at a time, in the thread, and may raise: then it is tried again, later.
+
+    The lock can be taken twice: a signal handler may put as well, while the thread that it interrupts is anywhere in
+    here.
+    """
 
     _waiting: deque[_Waiting]
-    _lock: threading.Lock
+    _lock: threading.RLock
     _thread: threading.Thread | None
+    _starting: bool
 
     def __init__(self, apply: Callable[[Record], None]) -> None:
         self._apply = apply
@@ -43,17 +48,20 @@ class Postponed:
                 logger.error("django-taskops: %s events wait for the database, the oldest is dropped", MAX_EVENTS)
                 self._waiting.popleft()
             self._waiting.append(_Waiting(event, time.monotonic() + KEPT_SECONDS))
-            if self._thread is None or not self._thread.is_alive():
+            if not self._starting and (self._thread is None or not self._thread.is_alive()):
                 self._start()
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._work, name="taskops-postponed", daemon=True)
+        self._starting = True
         try:
             thread.start()
         except RuntimeError as error:  # at the very end of a process
             logger.error("django-taskops: no thread to write what waits: %r", error)  # noqa: TRY400
         else:
             self._thread = thread
+        finally:
+            self._starting = False
 
     def flush(self, seconds: float) -> bool:
         """Waits up to `seconds` for what is postponed; True where nothing is left. For a process that ends."""
@@ -65,8 +73,9 @@ class Postponed:
     def _forget(self) -> None:
         """What waits in a parent is the parent's to apply; its thread and its lock do not survive the fork."""
         self._waiting = deque()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._thread = None
+        self._starting = False
 
     def _work(self) -> None:
         wait = FIRST_WAIT_SECONDS

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event as Flag
+from threading import Thread
 
 import pytest
 from django.db import OperationalError, connections, transaction
@@ -231,6 +232,27 @@ def test_beyond_a_thousand_the_oldest_is_dropped_with_a_word(
     assert waiting.flush(10)
     assert [story.task_id for story in stories[2:]] == applied[-2:]
     assert "the oldest is dropped" in caplog.text
+
+
+def test_a_signal_handler_may_put_while_the_thread_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    away, stories, started = Away(failures=0), [Story(), Story()], []
+    waiting, start = Postponed(away), Thread.start
+
+    def interrupted(thread: Thread) -> None:
+        if thread.name == "taskops-postponed":
+            started.append(thread)
+            waiting.put(stories[1].started())
+        start(thread)
+
+    monkeypatch.setattr(Thread, "start", interrupted)
+    putting = Thread(target=waiting.put, args=(stories[0].started(),), daemon=True)
+    putting.start()
+    putting.join(10)
+
+    assert not putting.is_alive()
+    assert waiting.flush(10)
+    assert away.applied == [story.task_id for story in stories]
+    assert len(started) == 1
 
 
 def test_a_forked_child_leaves_what_waits_to_its_parent() -> None:
