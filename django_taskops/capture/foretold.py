@@ -18,6 +18,7 @@ from .shield import shielded
 from .span import Span
 
 PATIENCE_SECONDS = 0.05
+MAX_WATCHED = 1000
 
 
 class _Ended(NamedTuple):
@@ -28,10 +29,11 @@ class _Ended(NamedTuple):
 
 
 class _Watcher:
-    """Of one process: a fork leaves its thread behind."""
+    """Of one process: a fork leaves its thread behind. Where none can be started, the next body's end tries again, and
+    the latest 1,000 wait for it."""
 
     def __init__(self) -> None:
-        self.ended: deque[_Ended] = deque()
+        self.ended: deque[_Ended] = deque(maxlen=MAX_WATCHED)
         self.wake = threading.Event()
         self.started = threading.Lock()
 
@@ -39,8 +41,15 @@ class _Watcher:
         self.ended.append(ended)
         if not self.wake.is_set():
             self.wake.set()
-        if self.started.acquire(blocking=False):  # never given back: one thread
+        if self.started.acquire(blocking=False):  # given back only where no thread is started
+            self._start()
+
+    def _start(self) -> None:
+        try:
             threading.Thread(target=self._run, name="taskops-foretold", daemon=True).start()
+        except RuntimeError:
+            self.started.release()
+            raise
 
     def _run(self) -> None:
         while True:

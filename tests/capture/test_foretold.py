@@ -1,19 +1,21 @@
 """What is told of a body's end before Celery is done with it. tests/lifecycle has real workers."""
 
 from collections.abc import Iterator
-from typing import Any
+from threading import Thread
+from typing import Any, NoReturn
 
 import pytest
 from celery.exceptions import Retry
 from pytest_django import Settings
 
 from django_taskops import journal
-from django_taskops.capture import lifecycle
+from django_taskops.capture import foretold, lifecycle
 from django_taskops.capture.redaction import NOT_SHOWN
 from django_taskops.capture.span import Span, spans
 from tests.events import START
 from tests.journal.streams import Elsewhere
 from tests.tasks import Declined, add
+from tests.workers import eventually
 
 STEP = {"task": "tests.tasks.add", "options": {"task_id": "next"}}
 
@@ -65,3 +67,21 @@ def test_nothing_is_told_of_a_step_whose_next_one_was_not_sent(told: Elsewhere) 
     lifecycle.foretell(add, Span("d2", returned=True))
 
     assert told.events == []
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again_and_what_waits_for_it_is_bounded(
+    told: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foretold._renew()
+    with monkeypatch.context() as crowded:
+        crowded.setattr(Thread, "start", _no_thread_left)
+        for number in range(foretold.MAX_WATCHED + 1):
+            foretold.watch(add, Span(f"d{number}", returned=True))
+    foretold.watch(add, Span("last", returned=True))
+
+    eventually(lambda: len(told.events) == foretold.MAX_WATCHED)
+    assert [getattr(told.events[place], "delivery", "") for place in (0, -1)] == ["d2", "last"]
+
+
+def _no_thread_left(_thread: Thread) -> NoReturn:
+    raise RuntimeError("can't start new thread")
