@@ -30,6 +30,7 @@ class Wire:
         if version < OLDEST_REDIS:
             self.close()
             raise redis.RedisError(f"expected Redis 6.2 or newer, got {'.'.join(map(str, version))}")
+        _limit(self._connection, REPLY_SECONDS)
 
     @property
     def expects(self) -> int:
@@ -46,11 +47,11 @@ class Wire:
             self._connection.can_read(timeout=0)  # raises where Redis has hung up: the system would take it in silence
         now = time.monotonic()
         self._expected.extend((now, each) for each in heard)
-        self._connection._sock.settimeout(REPLY_SECONDS)  # noqa: SLF001 redis-py has one timeout for all, handshake too
         self._connection.send_packed_command([b"".join(commands)], check_health=False)
 
     def hear(self) -> None:
-        """Takes the replies that are there. Raises TimeoutError where the oldest should be and is not."""
+        """Takes the replies that are there. Raises TimeoutError where the oldest should be and is not. Blocks for 40 ms
+        at most, for the rest of a reply."""
         while self._expected and self._connection.can_read(timeout=0):
             self._take()
         if self.is_due():
@@ -97,3 +98,11 @@ def _version_of(connection: Any) -> tuple[int, ...]:
         return OLDEST_REDIS
     version = next((line.partition(":")[2] for line in facts.splitlines() if line.startswith("redis_version:")), "6.2")
     return tuple(int(part) for part in version.split(".")[:2])
+
+
+def _limit(connection: Any, seconds: float) -> None:
+    """redis-py has one timeout for all, the handshake too, and its parser goes back to the one that it was given when
+    the connection was made: it is given the connection anew."""
+    connection.socket_timeout = seconds
+    connection._sock.settimeout(seconds)  # noqa: SLF001
+    connection._parser.on_connect(connection)  # noqa: SLF001

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
@@ -430,6 +431,59 @@ def test_a_task_waits_once_for_a_redis_that_does_not_answer(elsewhere: Elsewhere
         silent.accept()[0].close()
         with pytest.raises(BlockingIOError):
             silent.accept()
+
+
+def test_a_reply_that_stops_half_way_holds_nobody_up(elsewhere: Elsewhere) -> None:
+    with stalling_redis() as address:
+        journal = RedisJournal(address, elsewhere)
+        journal.prepare()
+        eventually(lambda: journal._wire is not None)
+        longest, sent = 0.0, 0
+
+        def has_given_it_up() -> bool:
+            nonlocal longest, sent
+            sent += 1
+            began = time.monotonic()
+            journal.append(Story(str(sent)).started())
+            longest = max(longest, time.monotonic() - began)
+            return journal._wire is None
+
+        eventually(has_given_it_up)
+
+    assert longest < 1  # of the 5 s that a connection may take
+    assert {event.subject for event in (*elsewhere.late, *elsewhere.events)} == {str(each + 1) for each in range(sent)}
+
+
+def test_nor_does_it_hold_up_a_question(elsewhere: Elsewhere) -> None:
+    with stalling_redis() as address:
+        journal = RedisJournal(address, elsewhere)
+        journal.prepare()
+        eventually(lambda: journal._wire is not None)
+        began = time.monotonic()
+        with pytest.raises(redis.RedisError):
+            journal.claim("key", "me")
+
+    assert time.monotonic() - began < 1
+
+
+@contextmanager
+def stalling_redis() -> Iterator[client.Address]:
+    """Says which Redis it is, and of every other reply the first two bytes."""
+
+    def talk(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            while asked := connection.recv(65536):
+                connection.sendall(b"$21\r\nredis_version:7.2.0\r\n\r\n" if b"INFO" in asked else b"$1")
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=talk, args=(server.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        yield client.of_url(f"redis://127.0.0.1:{server.getsockname()[1]}/0?protocol=2")
+        server.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_connection_that_breaks_over_a_question_costs_no_event_and_the_question_is_asked_anew(
