@@ -3,7 +3,8 @@
 import os
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from weakref import finalize
@@ -82,7 +83,8 @@ class RedisSource:
         keys = (self._keys.about, self._keys.lease)
         ours = self._ours = self._ours or self._owner(create=True)
         arguments = (ours, self.holder, LEASE_SECONDS * 1000, PARTITIONS, int(self._adopt))
-        owner, partitions, held = _answer(self._client.eval(_HOLD, len(keys), *keys, *arguments))
+        with self._reconnecting():
+            owner, partitions, held = _answer(self._client.eval(_HOLD, len(keys), *keys, *arguments))
         self._adopt = False
         self._refused = _refusal(owner.decode(), partitions.decode(), ours)
         return bool(held)
@@ -99,15 +101,16 @@ class RedisSource:
             return  # it runs out by itself
 
     def read(self, limit: int, wait: float) -> Sequence[Entry]:
-        entries = self._read(limit)
-        if not entries and wait > 0:
-            streams: Any = {self._keys.endings: "0", self._keys.events: "0"}
-            milliseconds = max(1, int(min(wait, REPLY_SECONDS / 2) * 1000))
-            with forks.let_through():
-                came = self._client.xread(streams, count=1, block=milliseconds)
-            if came:
-                entries = self._read(limit)
-        return entries
+        with self._reconnecting():
+            entries = self._read(limit)
+            if not entries and wait > 0:
+                streams: Any = {self._keys.endings: "0", self._keys.events: "0"}
+                milliseconds = max(1, int(min(wait, REPLY_SECONDS / 2) * 1000))
+                with forks.let_through():
+                    came = self._client.xread(streams, count=1, block=milliseconds)
+                if came:
+                    entries = self._read(limit)
+            return entries
 
     def _read(self, limit: int) -> list[Entry]:
         entries: list[Entry] = []
@@ -120,6 +123,16 @@ class RedisSource:
                 entries.append(Entry(f"{key} {identifier.decode()}", data[start : start + size], _position(identifier)))
                 start += size
         return entries
+
+    @contextmanager
+    def _reconnecting(self) -> Iterator[None]:
+        """After a failure, a refusal included, the next question goes over a new connection: after a failover the name
+        leads to another Redis, and the old one, now a replica, does not hang up."""
+        try:
+            yield
+        except redis.RedisError:
+            self._client.connection_pool.disconnect()
+            raise
 
     def acknowledge(self, entries: Sequence[Entry]) -> None:
         """A stream is read from its beginning and grows at its end: all up to the last entry goes."""

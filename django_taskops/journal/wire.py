@@ -70,12 +70,14 @@ class Wire:
         return replies
 
     def _take(self) -> None:
-        """The next reply."""
+        """The next reply. Raises that of a replica, once it is heard: after a failover its name leads to the master."""
         try:
             reply = self._connection.read_response()
         except redis.ResponseError as error:
             reply = error
         self._expected.popleft()[1](reply)
+        if isinstance(reply, redis.ReadOnlyError):
+            raise reply
 
     def close(self) -> None:
         """In a forked child too: redis-py closes a parent's socket without shutting it down."""

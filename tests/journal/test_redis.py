@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,6 +24,7 @@ from django_taskops.journal.redis import RedisJournal
 from django_taskops.journal.stream import RedisSource
 from tests.events import Story
 from tests.journal.streams import Elsewhere, kept, owned_by, put, source_of, stream_address
+from tests.servers import own_redis
 from tests.workers import eventually, new_queue
 
 
@@ -156,6 +158,51 @@ def test_nothing_is_entrusted_to_a_connection_that_redis_has_closed(
     journal.append(end)
 
     assert elsewhere.events == [end]
+
+
+def test_after_a_failover_behind_one_name_events_go_to_the_new_master(
+    tmp_path: Path, address: client.Address, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_taskops.journal.redis.FIRST_PAUSE_SECONDS", 0.05)
+    masters: list[client.Address] = []
+
+    def pool(**options: Any) -> Any:
+        return masters[-1].pool(**options)
+
+    with own_redis(tmp_path / "old master") as old:
+        masters.append(client.of_url(old.url))
+        journal = RedisJournal(client.Address(pool, "", "a name"), elsewhere)
+        journal.prepare()
+        eventually(lambda: journal._wire is not None)
+        old.client().replicaof("127.0.0.1", 1)
+        masters.append(address)
+        sent: list[str] = []
+
+        def arrives() -> bool:
+            sent.append(str(len(sent)))
+            journal.append(Story(sent[-1]).started())
+            return bool(kept(address))
+
+        eventually(arrives, message="an event at the new master")
+    journal.flush()
+
+    assert {event.subject for event in (*kept(address), *elsewhere.late, *elsewhere.events)} == set(sent)
+
+
+def test_after_a_failover_behind_one_name_the_new_master_is_drained(tmp_path: Path, address: client.Address) -> None:
+    put(address, encode(Story("1").started()))
+    with own_redis(tmp_path / "old master") as old:
+        source = source_of(client.of_url(old.url))
+        assert source.hold()
+        old.client().replicaof("127.0.0.1", 1)
+        (connection,) = source._client.connection_pool._available_connections
+        for name in ("host", "port", "db", "password"):  # where its next connection leads to
+            setattr(connection, name, address.pool().connection_kwargs.get(name))
+        with pytest.raises(redis.ResponseError):
+            source.hold()
+
+        assert source.hold()
+        assert len(source.read(10, 0)) == 1
 
 
 def connection_of(journal: RedisJournal) -> Any:
