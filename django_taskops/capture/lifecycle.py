@@ -12,8 +12,7 @@ from functools import wraps
 from typing import Any
 from weakref import WeakSet
 
-from celery import current_app, states
-from celery._state import get_current_task
+from celery import _state, current_app, states
 from celery.exceptions import SoftTimeLimitExceeded
 
 from .. import journal
@@ -76,19 +75,34 @@ def refuse(task: Any) -> None:
 
 
 def end(task: Any, state: str | None, result: Any) -> None:
-    """Called when Celery is done with it. `state` is what Celery made of it, None where it was interrupted."""
+    """Called when Celery is done with it. `state` is what Celery made of it, None where it was interrupted. Where a
+    soft time limit strikes in here, the end is told all the same, and the limit raised: it may be that of a task which
+    has called this one."""
     span = span_of(task.request)
     if span is None and (span := begin(task)) is not None:  # what ends before its run() has not begun yet
         span.around = None
     if span is None:
         return
     try:
-        if task.request not in _parked:
-            _tell_end(task, span, state, result)
-    finally:
+        limit = None if task.request in _parked else _limit_in_end(task, span, state, result)
+        if limit is not None:
+            _tell_end(task, span, state, result, shown=False)
         span.ended = True
+        if limit is not None:
+            raise limit
+    finally:
         # What it raised leads by its traceback to the request, which would never be forgotten.
         spans.pop(task.request, None)
+
+
+def _limit_in_end(task: Any, span: Span, state: str | None, result: Any) -> SoftTimeLimitExceeded | None:
+    """Tells the end; returns the limit that has cut this off. Told anew while that was handled, the end would be the
+    limit's: see `_on_its_way_out`."""
+    try:
+        _tell_end(task, span, state, result)
+    except SoftTimeLimitExceeded as limit:
+        return limit
+    return None
 
 
 def park(task: Any, request: Any, error: BaseException) -> bool:
@@ -129,12 +143,12 @@ def _has_followers(request: Any, span: Span) -> bool:
     return bool(request.chord or request.callbacks or _unsent(request, span))
 
 
-def _tell_end(task: Any, span: Span, state: str | None, result: Any) -> None:
+def _tell_end(task: Any, span: Span, state: str | None, result: Any, *, shown: bool = True) -> None:
     left = _undispatched(span) if state == states.SUCCESS else _left_by(span, result)
     if left is None:
         left = span.retry_sent  # it went on: the attempt that it has sent has the say
     if left is None and (span.returned or state == states.SUCCESS):
-        tell(task, EventKind.SUCCEEDED, outcome=meaning.success(task, result))
+        tell(task, EventKind.SUCCEEDED, outcome=meaning.success(task, result, shown=shown))
     elif left is not None and (verdict := meaning.verdict(task, span, left)) is not None:
         kind, outcome = verdict
         end = tell(task, kind, outcome=outcome)
@@ -214,10 +228,15 @@ def limit_goes_on(receiver: Callable[..., None]) -> Callable[..., None]:
         try:
             receiver(*args, **kwargs)
         except SoftTimeLimitExceeded:
-            span = span_of(getattr(get_current_task(), "request", None))
-            threading.Timer(SECONDS_TO_STRIKE_AGAIN, _strike_again, (span,)).start()
+            threading.Timer(SECONDS_TO_STRIKE_AGAIN, _strike_again, (_limited(),)).start()
 
     return patient
+
+
+def _limited() -> Span | None:
+    """Of the task that the worker runs: the limit is that one's, also where it has called another in its process."""
+    running: Any = vars(_state)["_task_stack"].stack
+    return span_of(running[0].request_stack.stack[0]) if running else None
 
 
 def _strike_again(span: Span | None) -> None:

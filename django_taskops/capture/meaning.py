@@ -94,9 +94,9 @@ def _original(error: Exception) -> BaseException:
     return error
 
 
-def success(task: Any, result: Any) -> Outcome:
-    """A result that can't be displayed does not cost the task its ending."""
-    return _with_result(task, result) or Outcome(result=NOT_SHOWN)
+def success(task: Any, result: Any, *, shown: bool = True) -> Outcome:
+    """A result that can't be displayed does not cost the task its ending. With `shown` False no code of its runs."""
+    return (shown and _with_result(task, result)) or Outcome(result=NOT_SHOWN)
 
 
 @shielded

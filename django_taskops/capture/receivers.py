@@ -130,6 +130,7 @@ def task_prerun(task: Any = None, **_kwargs: Any) -> None:
         lifecycle.begin(task)
 
 
+@lifecycle.limit_goes_on
 @shielded
 def task_postrun(task: Any = None, state: str | None = None, retval: Any = None, **_kwargs: Any) -> None:
     lifecycle.end(task, state, retval)

@@ -251,6 +251,22 @@ def test_a_soft_time_limit_may_strike_anywhere_and_goes_through() -> None:
     assert kept | {event.task_id} <= set(read_all())
 
 
+def test_what_a_soft_time_limit_cuts_off_goes_on_to_the_direct_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SoftTimeLimit(Exception):
+        pass
+
+    def strike(*_args: Any) -> NoReturn:
+        raise SoftTimeLimit
+
+    journal, event = new_journal(), Story().started()
+    with monkeypatch.context() as struck:
+        struck.setattr(os, "pwrite", strike)
+        with pytest.raises(SoftTimeLimit):
+            journal.append(event)
+
+    assert direct_of(journal).events == [event]
+
+
 def test_a_file_whose_last_record_was_interrupted_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have been written, and read: nothing may take its place."""
 

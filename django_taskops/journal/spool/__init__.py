@@ -63,8 +63,13 @@ class SpoolJournal:
         if not self._is_collected(writer.folder):
             else_to(event)
             return
-        ending = is_bad_ending(event)
-        if self._keep(writer, encode(event), ending=ending):
+        ending, payload = is_bad_ending(event), encode(event)
+        try:
+            kept = self._keep(writer, payload, ending=ending)
+        except BaseException:  # the task's soft time limit struck in there: nobody knows how far it came
+            self._direct.append_later(event)
+            raise
+        if kept:
             return
         if ending or isinstance(event, Beat):  # a worker must not look dead for want of room
             else_to(event)
