@@ -57,7 +57,7 @@ def _refuse(task: Any, given: Mapping[str, Any]) -> None:
     error = given.get("exc")
     if isinstance(error, TypeError) and not _binds(task):
         raise error
-    starts = getattr(task.request, own.ATTEMPTS, None)
+    starts = _starts(task)
     if (starts is not None and task.request.retries + 1 >= starts) or _too_late(task, given):
         _note_refusal(task)
         if isinstance(error, BaseException):
@@ -68,7 +68,7 @@ def _refuse(task: Any, given: Mapping[str, Any]) -> None:
 def _granted(task: Any, original: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, int]:
     """More retries than the task's own policy, where a requeue grants them and the project's `retry` has its own say
     neither in the call nor in its parameters."""
-    starts = getattr(task.request, own.ATTEMPTS, None)
+    starts = _starts(task)
     if starts is None or task.max_retries is None or starts - 1 <= task.max_retries or "max_retries" in given:
         return {}
     parameters = signature(original).parameters.values()
@@ -76,9 +76,14 @@ def _granted(task: Any, original: Callable[..., Any], given: Mapping[str, Any]) 
     return {"max_retries": starts - 1} if takes_it else {}
 
 
+def _starts(task: Any) -> int | None:
+    """How many a requeue grants; None where none has a say."""
+    return own.count(getattr(task.request, own.ATTEMPTS, None))
+
+
 def _forget_grant(task: Any, before: int | None) -> None:
     """Celery keeps `max_retries` on the task, for all its later runs in this process."""
-    if getattr(task.request, own.ATTEMPTS, None) is None:
+    if _starts(task) is None:
         return
     if before is None:
         vars(task).pop("override_max_retries", None)
@@ -111,7 +116,7 @@ def _wait(task: Any, given: Mapping[str, Any]) -> float:
     if isinstance(eta, datetime):
         return ((eta if eta.tzinfo else eta.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
     countdown = given.get("countdown")
-    return float(task.default_retry_delay if countdown is None else countdown)
+    return float((task.default_retry_delay if countdown is None else countdown) or 0)
 
 
 def _note_sent(task: Any, answer: object) -> None:

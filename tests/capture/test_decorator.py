@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from celery import Task, current_app, shared_task
+from celery.exceptions import MaxRetriesExceededError
 
 from django_taskops import set_progress, tracked_task
+from django_taskops.capture import headers as own
 from django_taskops.exceptions import InvalidOption, TaskOpsError
 from tests.tasks import tracked_add
 
@@ -106,6 +108,25 @@ def test_a_wait_that_was_asked_for_is_not_replaced_by_a_backoff(wait: dict[str, 
 
     assert not getattr(task, "retry_backoff", False)
     assert (task.default_retry_delay, getattr(task, "retry_kwargs", {})) in [(300, {}), (180, {"countdown": 300})]
+
+
+def test_a_retry_that_is_told_nothing_else_goes_at_once_where_the_task_has_no_delay() -> None:
+    task = policy_of("tests.at_once", default_retry_delay=None, retry_for=60, autoretry_for=())
+    task.push_request(id="a", called_directly=False, is_eager=True, **{own.PUBLICATION: own.new_publication()})
+    try:
+        assert task.retry(throw=False).when is None
+    finally:
+        task.pop_request()
+
+
+def test_a_grant_that_is_no_count_is_none() -> None:
+    task = policy_of("tests.granted", max_retries=0)
+    task.push_request(id="a", called_directly=False, is_eager=True, **{own.ATTEMPTS: "3"})
+    try:
+        with pytest.raises(MaxRetriesExceededError):
+            task.retry(throw=False)
+    finally:
+        task.pop_request()
 
 
 def test_a_backoff_that_was_asked_for_is_kept_beside_a_delay() -> None:
