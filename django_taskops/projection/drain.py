@@ -1,7 +1,8 @@
 """Takes events from the journal and applies them: read, write, acknowledge, in this order.
 
 What is applied twice changes nothing, so that a drain may die anywhere. An entry that can't be applied is found by
-halving its batch, and goes to the quarantine; only a database that is away, or not migrated, makes everything wait.
+halving its batch, and goes to the quarantine; only a database that is away, not migrated, read-only or full makes
+everything wait.
 """
 
 import logging
@@ -20,7 +21,7 @@ from ..journal.base import Entry, Source, is_full
 from ..journal.codec import UnreadableEvent, decode
 from ..models import Chord, DeadLetter, OutboxEntry, QuarantinedEntry, RunEnvelope, TaskAttempt, TaskRun, WorkerBeat
 from . import quarantine, writer
-from .limits import is_contention
+from .limits import is_contention, is_unwritable
 
 BATCH = 2000
 READ_SECONDS = 1.0
@@ -59,7 +60,7 @@ class Drained:
 
 
 class Away(Exception):
-    """The database can't be reached, or has not our tables yet."""
+    """The database can't be reached, has not our tables yet, or takes no writes."""
 
 
 class Drain:
@@ -201,6 +202,8 @@ def _read(entries: Sequence[Entry]) -> tuple[list[_Read], list[tuple[Entry, Exce
 
 def _require_database(connected: object, error: Exception) -> None:
     """Raises Away where the database is to blame, and not what was written to it over the connection `connected`."""
+    if is_unwritable(error):
+        raise Away(f"it takes no writes: {error!r}") from error
     connection = connections[conf.DATABASE]
     try:
         replaced = connected is not None and connection.connection is not connected  # `atomic` itself does that

@@ -1,14 +1,16 @@
-"""How long our transactions wait for others, whatever hangs, and what it looks like when they have waited in vain.
+"""How long our transactions wait for others, whatever hangs, and what it looks like when they have waited in vain, or
+when the database takes no writes at all.
 
 Each database has words of its own for it, and each driver numbers of its own.
 """
 
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import Error, OperationalError, connections, transaction
+from django.db import DatabaseError, Error, OperationalError, connections, transaction
 
 from ..conf import conf
 
@@ -18,6 +20,11 @@ READ_COMMITTED = "read committed"
 _DEADLOCKS = {"40P01", 1213}
 # Serialization, lock timeouts, statement timeouts.
 _CONTENTION = {"40001", "55P03", "57014", 1205, 1969, 3024} | _DEADLOCKS
+# Read-only, rights that are missing, insufficient resources, disks that are full or fail.
+_UNWRITABLE = {"25006", "42501", "53000", "53100", "53200", "53300", "53400", "58030"} | {
+    *(1021, 1114, 1142, 1290, 1792, 1836),
+    *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +90,20 @@ def is_contention(error: Exception) -> bool:
     return isinstance(error, OperationalError) and (bool(_codes(error) & _CONTENTION) or "locked" in str(error))
 
 
-def _codes(error: OperationalError) -> set[Any]:
-    """PostgreSQL's SQLSTATE, MySQL's number; PyMySQL tells both."""
-    return {getattr(error.__cause__, "sqlstate", None), *error.args[:1]}
+def is_unwritable(error: Exception) -> bool:
+    """True where the database takes no writes for now, whatever they are: it is read-only or full, or denies us the
+    right."""
+    return isinstance(error, DatabaseError) and bool(_codes(error) & _UNWRITABLE)
+
+
+def _codes(error: DatabaseError) -> set[Any]:
+    """PostgreSQL's SQLSTATE, MySQL's number, SQLite's primary result code; PyMySQL tells the first two."""
+    of_sqlite = getattr(error.__cause__, "sqlite_errorcode", None)
+    return {
+        getattr(error.__cause__, "sqlstate", None),
+        of_sqlite and of_sqlite & 0xFF,  # the rest says more closely what it was
+        *error.args[:1],
+    }
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from django.db import DatabaseError, InterfaceError, connections
+from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from django_taskops.events import Call, EventKind
@@ -138,6 +139,69 @@ def test_without_the_tables_nothing_is_lost_or_set_aside(
     with pytest.raises((Away, DatabaseError)):
         Drain([source]).round(wait=0)
 
+    assert source.backlog().entries == 1
+
+
+READ_ONLY = {
+    "postgresql": "SET default_transaction_read_only = on",
+    "mysql": "SET SESSION TRANSACTION READ ONLY",
+    "sqlite": "PRAGMA query_only = on",
+}
+
+
+@pytest.mark.mariadb
+@pytest.mark.django_db(transaction=True)
+def test_a_read_only_database_makes_it_wait_and_is_asked_once(
+    database: str, address: client.Address, source: RedisSource
+) -> None:
+    put(address, *(good(number) for number in range(20)))
+    drain = Drain([source])
+    with own_connection() as own, own.cursor() as cursor:
+        cursor.execute(READ_ONLY[own.vendor])
+        with CaptureQueriesContext(own) as asked, pytest.raises(Away):
+            drain.round(wait=0)
+    assert len(asked) < 20
+    assert source.backlog().entries == 20
+
+    drain.round(wait=0)
+    assert len(applied()) == 20
+    assert not QuarantinedEntry.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("database", "refusal"),
+    [
+        *(("default", f"RAISE EXCEPTION 'no' USING ERRCODE = '{state}'") for state in ("53100", "42501", "58030")),
+        *(("mariadb", f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {number}") for number in (1021, 1114, 1290, 1836)),
+    ],
+    indirect=["database"],
+)
+def test_where_the_runs_cannot_be_written_nothing_is_set_aside_though_the_quarantine_could(
+    database: str, address: client.Address, source: RedisSource, refusal: str
+) -> None:
+    put(address, good(1), good(2))
+    drain = Drain([source])
+    with databases.refused_inserts(database, "taskops_taskrun", refusal), pytest.raises(Away):
+        drain.round(wait=0)
+
+    assert not QuarantinedEntry.objects.exists()
+    assert source.backlog().entries == 2
+    drain.round(wait=0)
+    assert applied() == {"good 1", "good 2"}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_full_disk_under_sqlite_makes_it_wait(database: str, address: client.Address, source: RedisSource) -> None:
+    put(address, encode(Story("large").published(envelope=b"x" * 500_000)))
+    drain = Drain([source])
+    with own_connection() as own, own.cursor() as cursor:
+        cursor.execute("PRAGMA max_page_count = 1")  # as many as there are
+        with pytest.raises(Away):
+            drain.round(wait=0)
+
+    assert not QuarantinedEntry.objects.exists()
     assert source.backlog().entries == 1
 
 
