@@ -4,15 +4,19 @@ A task that is put back goes on with its chain by itself. Celery has given its c
 requeue of a member on, this app joins them, and the message says so to the worker.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from celery.app import app_or_default
+from django.db import DatabaseError
 from django.utils.translation import gettext as _
 from kombu.serialization import loads
 
 from ..capture import headers as own
+from ..capture.call import app_of
 from ..capture.chords import Canvas, enclosing
 from ..capture.downstream import steps
 from ..capture.envelope import Envelope
@@ -22,10 +26,13 @@ from ..exceptions import EnvelopeError, NotRequeueable
 from ..models import Chord, DeadLetter, TaskAttempt, TaskRun
 from ..projection import rows
 from ..states import LetterStatus, TaskState
+from .members import expired
 
 NAMED = 5  # tasks, in one sentence
 NOTHING = Canvas((), None)
 READABLE = ("application/json", "application/x-yaml", "application/x-msgpack")
+
+logger = logging.getLogger("django_taskops")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +97,12 @@ def joined_groups(letter: DeadLetter, follows: Following) -> Sequence[str]:
 
 
 class KnownChords:
-    """Says of letters whether the chords that wait for their tasks can be joined. Asks for each chord once."""
+    """Says of letters whether the chords that wait for their tasks can be joined. Asks for each chord once, and no
+    result backend again that is away."""
 
     def __init__(self) -> None:
         self._lost: dict[str, Sequence[str] | None] = {}
+        self._backend_is_away = False
 
     def check(self, letter: DeadLetter, follows: Following) -> None:
         """Raises NotRequeueable where a chord waits for the task that nobody could join any more."""
@@ -101,13 +110,25 @@ class KnownChords:
             _check_unread(letter)
             return
         for group in joined_groups(letter, follows):
-            self._check_chord(letter, self._lost_of(storable_id(group)))
+            self._check_chord(letter, self._lost_of(storable_id(group), follows.envelope))
 
-    def _lost_of(self, group_id: str) -> Sequence[str] | None:
+    def _lost_of(self, group_id: str, envelope: Envelope | None) -> Sequence[str] | None:
         if group_id not in self._lost:
-            found = Chord.objects.filter(group_id=group_id).values_list("lost", flat=True)
-            self._lost[group_id] = next(iter(found), None)
+            chord = Chord.objects.filter(group_id=group_id).defer("envelope").first()
+            self._lost[group_id] = chord and [*chord.lost, *self._expired(chord, envelope)]
         return self._lost[group_id]
+
+    def _expired(self, chord: Chord, envelope: Envelope | None) -> Sequence[str]:
+        if self._backend_is_away:
+            return ()
+        try:
+            return expired(chord, app_of(envelope) if envelope else app_or_default())
+        except DatabaseError:
+            raise
+        except Exception:  # a requeue waits for no result backend
+            logger.warning("django-taskops: the results of chord %s can't be looked for", chord.group_id, exc_info=True)
+            self._backend_is_away = True
+            return ()
 
     def _check_chord(self, letter: DeadLetter, lost: Sequence[str] | None) -> None:
         if lost is None:

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django_taskops.capture import headers as own
 from django_taskops.capture.envelope import Envelope
 from django_taskops.projection import writer
-from django_taskops.recovery import joins
+from django_taskops.recovery import members
 from django_taskops.recovery.canvas import following
 from tests.events import Story
 from tests.factories import TaskRunFactory
@@ -59,7 +59,7 @@ MANY = [f"member {number}" for number in range(150)]  # PostgreSQL looks into li
 def test_where_a_member_was_moved_to_is_found_by_an_index(database: str) -> None:
     TaskRunFactory(task_id="elsewhere", requeued_from=MANY[0], succeeded=True)
     with CaptureQueriesContext(connections[database]) as captured:
-        assert joins._succeeded(MANY) == {MANY[0]: "elsewhere"}
+        assert members.succeeded(MANY) == {MANY[0]: "elsewhere"}
 
     (asked,) = [query["sql"] for query in captured if "requeued_from" in query["sql"].partition(" WHERE ")[2]]
     assert "taskops_run_requeued" in plan_of(database, asked)

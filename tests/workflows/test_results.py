@@ -2,16 +2,21 @@
 sent."""
 
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from celery import chord, current_app
+from django.utils import timezone
+from pytest_django import Settings
 
 from django_taskops.exceptions import NotRequeueable
-from django_taskops.models import Chord, DeadLetter
+from django_taskops.models import Chord, DeadLetter, TaskRun
 from django_taskops.projection import writer
-from django_taskops.recovery import joins, requeue
+from django_taskops.recovery import pollers, requeue
+from django_taskops.recovery.canvas import Following, KnownChords
 from django_taskops.recovery.joins import Joins
+from django_taskops.recovery.members import Members
 from tests.events import Story
 from tests.workflows.workflow import Workflow, result_of, settled
 
@@ -93,22 +98,48 @@ def test_a_chord_that_can_not_be_looked_at_waits_for_the_reminder(half: Chord, m
 
 
 def test_what_happens_to_a_chord_while_it_is_looked_at_is_seen(half: Chord, monkeypatch: pytest.MonkeyPatch) -> None:
-    late, keep = Story(), joins.Members.keep
+    late, keep = Story(), Members.keep
     Chord.objects.filter(pk=half.pk).update(members=[*half.members, late.task_id])
     writer.apply([late.published(group_id=half.group_id), late.started()])
     current_app.backend.store_result(late.task_id, "fine too", "SUCCESS")
 
-    def keep_and_end(members: joins.Members) -> bool:
+    def keep_and_end(members: Members) -> bool:
         more = keep(members)
         writer.apply([late.succeeded("fine too")])
         return more
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(joins.Members, "keep", keep_and_end)
+        meanwhile.setattr(Members, "keep", keep_and_end)
         Joins()()
     Joins()()
 
     assert half.results.count() == 2
+
+
+def test_what_is_too_large_to_be_kept_has_to_be_in_the_result_backend_still(half: Chord, settings: Settings) -> None:
+    settings.TASKOPS = {**settings.TASKOPS, "PAYLOAD_MAX_BYTES": 2}
+    Joins()()
+    letter, follows = DeadLetter.objects.get(), Following(groups=[half.group_id])
+    good, _bad = half.members
+    KnownChords().check(letter, follows)
+    TaskRun.objects.update(finished_at=timezone.now() - timedelta(minutes=1))
+    current_app.AsyncResult(good).forget()
+
+    with pytest.raises(NotRequeueable, match=good) as refused:
+        KnownChords().check(letter, follows)
+    assert refused.value.code == "chord_results_lost"
+    assert half.results.count() == 0
+
+
+def test_a_result_backend_that_is_away_refuses_nothing_and_is_asked_once(
+    half: Chord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Chord.objects.create(group_id="other", members=half.members)
+    asked = backend_is_away(monkeypatch, ConnectionError)
+    monkeypatch.setattr(pollers, "impatient", lambda app: app.backend)
+
+    KnownChords().check(DeadLetter.objects.get(), Following(groups=[half.group_id, other.group_id]))
+    assert len(asked) == 1
 
 
 def backend_is_away(monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> list[str]:
