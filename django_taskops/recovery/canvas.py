@@ -26,7 +26,7 @@ from ..exceptions import EnvelopeError, NotRequeueable
 from ..models import Chord, DeadLetter, TaskAttempt, TaskRun
 from ..projection import rows
 from ..states import LetterStatus, TaskState
-from .members import expired
+from .members import expired, moves
 
 NAMED = 5  # tasks, in one sentence
 NOTHING = Canvas((), None)
@@ -207,11 +207,14 @@ def dead_members(groups: Collection[str]) -> dict[str, set[str]]:
     group_of = {task_id: chord.group_id for chord in found for task_id in chord.member_ids}
     given_up = TaskRun.objects.filter(task_id__in=group_of, verdict=EventKind.UPSTREAM_FAILED)
     causes = dict(given_up.values_list("parent_id", "task_id"))
-    waiting = DeadLetter.objects.filter(task_id__in=[*group_of, *causes], status__in=_NOT_UNDER_WAY)
+    came_from = TaskRun.objects.filter(task_id__in=causes).exclude(requeued_from="")
+    causes |= {first: causes[task_id] for task_id, first in came_from.values_list("task_id", "requeued_from")}
+    member_of = causes | {task_id: task_id for task_id in group_of}
+    member_of |= {task_id: member_of[first] for task_id, first in moves(member_of).items()}
+    waiting = DeadLetter.objects.filter(task_id__in=member_of, status__in=_NOT_UNDER_WAY)
     dead: dict[str, set[str]] = defaultdict(set)
     for task_id in waiting.values_list("task_id", flat=True):
-        member = task_id if task_id in group_of else causes[task_id]
-        dead[group_of[member]].add(member)
+        dead[group_of[member_of[task_id]]].add(member_of[task_id])
     return dead
 
 

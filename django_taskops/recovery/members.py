@@ -101,17 +101,25 @@ class Members:
         return meta["result"]
 
 
-def succeeded(task_ids: Sequence[str]) -> dict[str, str]:
-    """The members that have succeeded, with the id under which each has: one that had expired runs under another."""
-    runs = TaskRun.objects.filter(task_id__in=task_ids, state=TaskState.SUCCESS)
-    found = {task_id: task_id for task_id in runs.values_list("task_id", flat=True)}
-    moved = {task_id: task_id for task_id in task_ids if task_id not in found}  # by the id where it is now
+def succeeded(task_ids: Collection[str]) -> dict[str, str]:
+    """The members that have succeeded, with the id under which each has."""
+    runs = TaskRun.objects.filter(state=TaskState.SUCCESS)
+    found = {task_id: task_id for task_id in runs.filter(task_id__in=task_ids).values_list("task_id", flat=True)}
+    moved = moves([task_id for task_id in task_ids if task_id not in found])
+    there = runs.filter(task_id__in=moved).values_list("task_id", flat=True) if moved else ()
+    return found | {moved[task_id]: task_id for task_id in there}
+
+
+def moves(task_ids: Collection[str]) -> dict[str, str]:
+    """The other ids under which these tasks have run since, as those do that had expired or were revoked: each with
+    the id that it had first."""
+    found: dict[str, str] = {}
+    last = {task_id: task_id for task_id in task_ids}
     for _move in range(MAX_MOVES):
-        rows = TaskRun.objects.filter(requeued_from__in=moved).exclude(requeued_from="")  # as its partial index says
-        told = rows.values_list("requeued_from", "task_id", "state") if moved else ()
-        now = [(moved[before], task_id, state) for before, task_id, state in told]
-        found |= {origin: task_id for origin, task_id, state in now if state == TaskState.SUCCESS}
-        moved = {task_id: origin for origin, task_id, state in now if state != TaskState.SUCCESS}
+        rows = TaskRun.objects.filter(requeued_from__in=last).exclude(requeued_from="")  # as its partial index says
+        told = list(rows.values_list("task_id", "requeued_from")) if last else ()
+        last = {task_id: last[before] for task_id, before in told if task_id not in found}
+        found |= last
     return found
 
 

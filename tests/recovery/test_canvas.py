@@ -9,11 +9,12 @@ from django.test.utils import CaptureQueriesContext
 
 from django_taskops.capture import headers as own
 from django_taskops.capture.envelope import Envelope
+from django_taskops.models import Chord, DeadLetter
 from django_taskops.projection import writer
 from django_taskops.recovery import members
-from django_taskops.recovery.canvas import following
+from django_taskops.recovery.canvas import dead_members, following
 from tests.events import Story
-from tests.factories import TaskRunFactory
+from tests.factories import DeadLetterFactory, TaskRunFactory
 
 
 def envelope(headers: dict[str, Any], **embed: Any) -> bytes:
@@ -52,6 +53,40 @@ def test_no_envelope_says_nothing() -> None:
     assert following(b"no envelope").readable
 
 
+@pytest.mark.parametrize("moved", [1, 2])
+def test_a_member_that_is_dead_under_another_id_is_dead(database: str, moved: int) -> None:
+    Chord.objects.create(group_id="g", members=["a", "b"])
+    TaskRunFactory(task_id="b", group_id="g", succeeded=True)
+    before = died("a", status="superseded", group_id="g")
+    for number in range(moved - 1):
+        before = died(f"a{number}", status="superseded", group_id="g", requeued_from=before)
+    last = died("last", group_id="g", requeued_from=before)
+    assert dead_members(["g"]) == {"g": {"a"}}
+
+    DeadLetter.objects.filter(task_id=last).update(status="requeued")
+    assert dead_members(["g"]) == {}
+
+
+@pytest.mark.parametrize("dead", ["first", "moved"])
+def test_a_member_whose_cause_has_another_id_is_dead(database: str, dead: str) -> None:
+    """Either the re-run has died, or it was revoked, so that the first letter is open again."""
+    Chord.objects.create(group_id="g", members=["last step"])
+    died("first", status="open" if dead == "first" else "superseded")
+    if dead == "moved":
+        died("moved", requeued_from="first")
+    else:
+        TaskRunFactory(task_id="moved", requeued_from="first", revoked=True)
+    given_up = {"state": "FAILURE", "reason": "upstream_failed", "verdict": "upstream_failed"}
+    TaskRunFactory(task_id="last step", group_id="g", parent_id="moved", **given_up)
+
+    assert dead_members(["g"]) == {"g": {"last step"}}
+
+
+def died(task_id: str, status: str = "open", **fields: Any) -> str:
+    run = TaskRunFactory(task_id=task_id, failed=True, **fields)
+    return str(DeadLetterFactory(run=run, status=status).task_id)
+
+
 MANY = [f"member {number}" for number in range(150)]  # PostgreSQL looks into lists of 100 for what an index is for
 
 
@@ -61,8 +96,8 @@ def test_where_a_member_was_moved_to_is_found_by_an_index(database: str) -> None
     with CaptureQueriesContext(connections[database]) as captured:
         assert members.succeeded(MANY) == {MANY[0]: "elsewhere"}
 
-    (asked,) = [query["sql"] for query in captured if "requeued_from" in query["sql"].partition(" WHERE ")[2]]
-    assert "taskops_run_requeued" in plan_of(database, asked)
+    asked = [sql for query in captured if "requeued_from" in (sql := query["sql"]).partition(" WHERE ")[2]]
+    assert "taskops_run_requeued" in plan_of(database, asked[0])
 
 
 @pytest.mark.mariadb
