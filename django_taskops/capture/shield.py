@@ -28,15 +28,21 @@ def shielded(hook: Callable[P, R]) -> Callable[P, R | None]:
     def shield(*args: P.args, **kwargs: P.kwargs) -> R | None:
         try:
             return hook(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 whatever goes wrong in ours is logged
             let_limit_through(error)
-            if due(hook.__qualname__):
-                logger.exception(
-                    "django-taskops: %s failed; the task goes on, what it saw is not recorded", hook.__qualname__
-                )
+            _log(hook.__qualname__, error)
             return None
 
     return shield
+
+
+def _log(name: str, error: Exception) -> None:
+    try:
+        if due(name):
+            told = "django-taskops: %s failed; the task goes on, what it saw is not recorded"
+            logger.error(told, name, exc_info=error)
+    except Exception as broken:  # noqa: BLE001 the project's own handlers run here
+        let_limit_through(broken)
 
 
 def is_soft_limit(error: BaseException | None) -> bool:

@@ -71,6 +71,23 @@ def test_it_is_logged_again_a_minute_later(monkeypatch: pytest.MonkeyPatch, capl
     assert len(caplog.records) == 2
 
 
+def test_a_log_handler_of_the_projects_that_raises_does_not_reach_the_task() -> None:
+    class Away(logging.Handler):
+        def emit(self, _record: logging.LogRecord) -> NoReturn:
+            raise ConnectionError("the log collector is away")
+
+    @shield.shielded
+    def unlogged_hook() -> None:
+        raise RuntimeError
+
+    away = Away()
+    shield.logger.addHandler(away)
+    try:
+        assert unlogged_hook() is None
+    finally:
+        shield.logger.removeHandler(away)
+
+
 def test_the_soft_time_limit_of_the_users_task_goes_through() -> None:
     @shield.shielded
     def interrupted() -> None:
