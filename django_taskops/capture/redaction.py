@@ -34,6 +34,7 @@ MAX_SECONDS = 0.05  # for the values' own code
 
 _LIKE_JSON = re.compile(r"\s*[{\[]").match
 _CHEAP_TO_COUNT = ("builtins", "collections", "array", "numpy")
+_QUICK = ("builtins", "collections", "datetime", "decimal", "pathlib", "uuid")
 _PLAIN = (datetime, date, clock_time, timedelta, Decimal, UUID, PurePath)
 
 
@@ -81,9 +82,14 @@ def display_args(args: Sequence[Any], parameters: Parameters, sensitive: Iterabl
     """Positional arguments, masked by the names that the task's signature gives them; all of them, where the names
     can't be trusted and one of them is secret."""
     view = _View(sensitive)
-    if not parameters.trusted and any(map(view.is_secret, (*parameters.names, parameters.surplus))):
-        return [MASK for _ in args]
-    return [view.of(value, parameters.name_of(place)) for place, value in enumerate(args)]
+    hidden = not parameters.trusted and any(map(view.is_secret, (*parameters.names, parameters.surplus)))
+    shown: list[JSON] = []
+    for place, value in enumerate(args):
+        if view.is_used_up():
+            shown.append(f"… {len(args) - place} more")
+            break
+        shown.append(view.of(value, parameters.name_of(place), hidden=hidden))
+    return shown
 
 
 def display(value: Any, sensitive: Iterable[str] = ()) -> JSON:
@@ -155,13 +161,24 @@ class _View:
         self._left = MAX_VALUES
         self._until = time.monotonic() + MAX_SECONDS
 
-    def of(self, value: Any, name: str = "", depth: int = 0) -> JSON:
+    def is_used_up(self, *values: Any) -> bool:
+        """True where nothing more of the containers that are among `values` is shown."""
+        return self._left <= 0 or self._is_late(*values)
+
+    def _is_late(self, *values: Any) -> bool:
+        """The time counts where one of them may have slow code of its own: a busy machine is no reason to leave out the
+        others."""
+        return time.monotonic() > self._until and any(type(value).__module__ not in _QUICK for value in values)
+
+    def of(self, value: Any, name: str = "", depth: int = 0, *, hidden: bool = False) -> JSON:
         try:
-            if name and self.is_secret(name):
-                return MASK
             self._left -= 1
             if self._left < 0:
                 return "…"
+            if hidden or (name and self.is_secret(name)):
+                return MASK
+            if self._is_late(value):
+                return f"<{type(value).__name__}>"
             if value.__class__ is str:  # the usual case, at once
                 return self._text(value)
             return self._render(value, depth)
@@ -199,7 +216,7 @@ class _View:
     def _mapping(self, value: Mapping[Any, Any], depth: int) -> JSON:
         shown: dict[str, JSON] = {}
         for count, (key, item) in enumerate(value.items()):
-            if self._left <= 0:
+            if self.is_used_up(value, key):
                 shown["…"] = f"{len(value) - count} more"
                 break
             name = key if isinstance(key, str) else str(key)
@@ -210,7 +227,7 @@ class _View:
         shown: list[JSON] = []
         name = ""  # of a pair such as ("Authorization", "Bearer …")
         for item in value:
-            if self._left <= 0:
+            if self.is_used_up(value):
                 shown.append(f"… {len(value) - len(shown)} more")
                 break
             shown.append(self.of(item, name, depth + 1))

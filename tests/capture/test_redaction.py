@@ -3,7 +3,7 @@
 import json
 import time
 from collections import deque, namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from django_taskops.capture.redaction import MASK, display, display_args, parameters_of, within
+from django_taskops.capture.redaction import MASK, Parameters, display, display_args, parameters_of, within
 
 WEIRD = st.recursive(
     st.none()
@@ -55,14 +55,15 @@ def test_positional_arguments_are_masked_by_the_signature_of_the_task() -> None:
     assert display_args([7, "4111", "extra"], parameters_of(charge)) == [7, MASK, MASK]
 
 
+def with_database(function: Callable[..., None]) -> Callable[..., None]:
+    @wraps(function)
+    def injected(*args: object) -> None:
+        function("db", *args)
+
+    return injected
+
+
 def test_behind_a_decorator_that_adds_an_argument_no_place_can_be_trusted() -> None:
-    def with_database(function: Callable[..., None]) -> Callable[..., None]:
-        @wraps(function)
-        def injected(*args: object) -> None:
-            function("db", *args)
-
-        return injected
-
     @shared_task(name="tests.login")
     @with_database
     def login(db: str, password: str, user: str) -> None: ...
@@ -103,6 +104,43 @@ def test_rendering_takes_no_longer_than_its_budget_however_slow_the_values_are()
     assert isinstance(shown, list)
     assert (shown[0], shown[-1]) == ("slow", "… 1 more")
     assert display(deque(range(10**6))) == "<deque of 1000000>"
+
+
+def test_what_takes_its_time_beyond_the_budget_is_left_out_and_counted() -> None:
+    shown = display(Slow())
+
+    assert isinstance(shown, dict)
+    assert len(shown) < 100
+    assert shown["…"] == f"{10**9 - len(shown) + 1} more"
+    assert display([Slow(), Slow(), 7, {"a": 1}])[1:] == ["<Slow>", 7, {"a": 1}]  # type: ignore[index]
+
+
+class Slow(Mapping[int, int]):
+    """Each look into it takes a millisecond."""
+
+    def __getitem__(self, key: int) -> int:
+        deadline = time.monotonic() + 0.001
+        while time.monotonic() < deadline:
+            pass
+        return key
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def __len__(self) -> int:
+        return 10**9
+
+
+def test_secrets_and_positional_arguments_count_as_other_values_do() -> None:
+    many = list(range(100_000))
+
+    @shared_task(name="tests.unlock")
+    @with_database
+    def unlock(db: str, password: str) -> None: ...
+
+    assert len(json.dumps(display({f"session:{n}": n for n in many}))) < 20_000
+    assert display_args(many, Parameters())[499:] == [499, "… 99500 more"]
+    assert display_args(many, parameters_of(unlock))[499:] == [MASK, "… 99500 more"]
 
 
 def test_declared_names_are_masked_exactly() -> None:
