@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -32,7 +32,8 @@ def stamp(headers: MutableMapping[str, Any], running: Any) -> None:
     """Gives a message its publication: that of `running`, the request of the task that publishes, where it publishes
     itself again (a retry, or Celery's `replace`, which drops custom headers); else a new one."""
     carried = {name: headers[name] for name in (OWNER,) if name in headers}
-    if (sending := _sending.get()) is not None:
+    task_ids, sending = _sending.get()
+    if str(headers["id"]) in task_ids:
         carried |= sending
     elif running is not None and running.id == headers["id"] and _goes_on(headers, running):
         carried |= {name: getattr(running, name) for name in CARRIED if getattr(running, name, None) is not None}
@@ -44,17 +45,18 @@ def stamp(headers: MutableMapping[str, Any], running: Any) -> None:
 
 
 @contextmanager
-def sent_as(publication: str, **more: Any) -> Iterator[None]:
-    """What is published inside belongs to this publication, and is one send of it: of several sends of one message a
-    worker starts one. It has `more` headers."""
-    token = _sending.set({PUBLICATION: publication, NONCE: new_publication(), **more})
+def sent_as(publication: str, task_ids: Iterable[str], **more: Any) -> Iterator[None]:
+    """What is published inside of these tasks belongs to this publication, and is one send of it: of several sends of
+    one message a worker starts one. It has `more` headers. A receiver of the project's may publish others meanwhile."""
+    token = _sending.set((frozenset(task_ids), {PUBLICATION: publication, NONCE: new_publication(), **more}))
     try:
         yield
     finally:
         _sending.reset(token)
 
 
-_sending: ContextVar[Mapping[str, Any] | None] = ContextVar("taskops_sending", default=None)
+_nothing: tuple[frozenset[str], Mapping[str, Any]] = (frozenset(), {})
+_sending: ContextVar[tuple[frozenset[str], Mapping[str, Any]]] = ContextVar("taskops_sending", default=_nothing)
 
 
 def joined(headers: Mapping[str, Any]) -> frozenset[str]:

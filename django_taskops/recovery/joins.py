@@ -146,8 +146,9 @@ def send_body(entry: OutboxEntry) -> None:
     if not _was_sent(body, app):
         signature: Any = maybe_signature(chords.without_chords(body, enclosing), app=app)
         results = Members(chord).results()
-        pollers.hold(app, [task_id for task_id, _step in steps((), body)])
-        with own.sent_as(entry.payload["publication"], **_outliving(signature)):
+        task_ids = [task_id for task_id, _step in steps((), body)]
+        pollers.hold(app, task_ids)
+        with own.sent_as(entry.payload["publication"], task_ids, **_outliving(signature)):
             signature.apply_async((results,))
 
 

@@ -38,6 +38,19 @@ def test_a_task_that_publishes_its_own_id_goes_on_as_what_it_is() -> None:
         assert headers == {"id": "a", **counted, own.PUBLICATION: "p", own.GENERATION: 2, own.NONCE: "n"}
 
 
+def test_what_else_is_published_during_a_send_is_no_part_of_it() -> None:
+    """As by a project's receiver of `before_task_publish` that writes an audit by a task."""
+    audit: dict[str, Any] = {"id": "audit"}
+    member: dict[str, Any] = {"id": "b"}
+    with own.sent_as("p", ["a", "b"], taskops_outlives_revoke=True):
+        own.stamp(audit, None)
+        own.stamp(member, None)
+
+    assert audit[own.PUBLICATION] != "p"
+    assert not audit.keys() & {own.NONCE, own.OUTLIVES}
+    assert (member[own.PUBLICATION], member[own.OUTLIVES]) == ("p", True)
+
+
 def test_the_name_of_a_delivery_never_goes_on_the_wire() -> None:
     """Celery gives a retry all the headers that its request has."""
     headers: dict[str, Any] = {"id": "a", "retries": 1, own.DELIVERY: "that of the attempt before"}
