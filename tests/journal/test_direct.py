@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from django_taskops.journal.direct import DirectJournal
 from django_taskops.journal.postponed import Postponed
 from django_taskops.models import TaskRun
 from django_taskops.projection import writer
+from django_taskops.projection.connection import own_connection
 from tests.events import Story
 from tests.workers import eventually
 
@@ -102,6 +104,24 @@ def test_a_locked_table_holds_a_task_up_once_and_briefly(database: str) -> None:
     with connections[database].cursor() as cursor:
         cursor.execute("SHOW lock_timeout")
         assert cursor.fetchone() == ("0",)
+
+
+@pytest.mark.parametrize("database", ["default"], indirect=True)
+def test_the_drivers_timeout_bounds_what_a_hung_database_costs_and_it_is_paid_once(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct, later = DirectJournal(writer), list[Record]()
+    monkeypatch.setattr(direct.postponed, "put", later.append)
+    with socket.create_server(("127.0.0.1", 0)) as hung, own_connection() as own:
+        host, port = hung.getsockname()
+        own.settings_dict |= {"HOST": host, "PORT": port, "OPTIONS": {"connect_timeout": 2}}
+        started = time.monotonic()
+        for _ in range(5):
+            direct.append(Story().started())
+        held_up = time.monotonic() - started
+
+    assert 1 < held_up < 4
+    assert len(later) == 5
 
 
 def test_what_a_thread_still_has_to_write_may_get_lost_with_the_process() -> None:
