@@ -236,7 +236,8 @@ def limit_goes_on(receiver: Callable[..., None]) -> Callable[..., None]:
 def _limited() -> Span | None:
     """Of the task that the worker runs: the limit is that one's, also where it has called another in its process."""
     running: Any = vars(_state)["_task_stack"].stack
-    return span_of(running[0].request_stack.stack[0]) if running else None
+    requests = running[0].request_stack.stack if running else ()
+    return span_of(requests[0]) if requests else None
 
 
 def _strike_again(span: Span | None) -> None:
