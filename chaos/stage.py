@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,13 +15,12 @@ from urllib.parse import urlsplit
 from chaos.faults import POSTGRES, REDIS
 from chaos.ledger import LEDGER
 from example_site.embedded import die_with_parent, postgres_settings
-from tests.servers import PostgresServer, RedisServer, own_postgres, own_redis
+from tests.servers import PostgresServer, RedisServer, give_own_machine, own_postgres, own_redis
 
 ROOT = Path(__file__).parents[1]
 DATABASE = "chaos"
 STOP_SECONDS = 10
 MEMORY = Path("/dev/shm")
-PRIORITY = 1  # the lowest of real time, which is above all that is not
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,7 +71,6 @@ class Stage:
         """What it has confirmed survives its SIGKILL: with `everysec` it may put off a write for two seconds."""
         self.redis.start(durable=True)
         self.redis.configure(appendfsync="always", auto_aof_rewrite_min_size="16mb")
-        _give_own_machine(self.redis.pid)
 
     def has_called(self) -> bool:
         """Something was published."""
@@ -113,13 +111,6 @@ def _in_memory(folder: Path) -> Iterator[Path]:
         yield Path(found)
 
 
-def _give_own_machine(pid: int) -> None:
-    """As Redis and the network have it in the field. Here they share two cores with dozens of processes: whoever asks
-    Redis would wait until the scheduler has served those. Does nothing without the right to."""
-    with suppress(PermissionError):
-        os.sched_setscheduler(pid, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
-
-
 def _socket_of(postgres: PostgresServer) -> str:
     settings = postgres_settings(postgres.url)
     return str(Path(str(settings["HOST"])) / ".s.PGSQL.5432")
@@ -136,7 +127,7 @@ def _start_proxy(*targets: str) -> tuple["subprocess.Popen[str]", list[int]]:
         preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509
     )
     assert process.stdout is not None
-    _give_own_machine(process.pid)
+    give_own_machine(process.pid)  # as the network has it
     return process, [int(port) for port in process.stdout.readline().split()]
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import redis
 
 from example_site.embedded import ServiceUnavailable, postgres_server, redis_server
 from example_site.embedded_mariadb import mariadb_server
+from tests.servers import give_own_machine
 
 ALIASES = ["default", "sqlite"]
 MARIADB = "mariadb"
@@ -55,8 +57,18 @@ def _mariadb_with_driver(folder: Path) -> Iterator[str]:
         yield url
 
 
+@contextmanager
+def _redis_with_its_own_machine(folder: Path) -> Iterator[str]:
+    is_ours = "REDIS_URL" not in os.environ
+    with redis_server(folder) as url:
+        if is_ours:
+            with redis.Redis.from_url(url) as client:
+                give_own_machine(client.info("server")["process_id"])
+        yield url
+
+
 SERVERS: dict[str, Server] = {
-    "REDIS_URL": redis_server,
+    "REDIS_URL": _redis_with_its_own_machine,
     "DATABASE_URL": postgres_server,
     "MYSQL_URL": _mariadb_with_driver,
 }

@@ -31,7 +31,7 @@ from example_site.embedded_mariadb import mysql_database
 T = TypeVar("T")
 
 POLL_SECONDS = 0.02
-EVENTUAL_SECONDS = 30  # a deadline, which costs nothing where all is well; machines may be slow
+EVENTUAL_SECONDS = 60  # a deadline, which costs nothing where all is well; machines may be slow
 START_SECONDS = 60
 STOP_SECONDS = 10
 DRAIN = "taskops_drain"

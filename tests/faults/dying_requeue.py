@@ -26,7 +26,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "take": (intents, "_take"),
     "hold": (pollers, "hold"),
     "publish": (Publisher, "publish"),
-    "supersede": (sending, "_supersede"),
+    "supersede": (sending, "supersede"),
     "confirm": (intents, "confirm"),
     "settle": (intents, "settle"),
 }
