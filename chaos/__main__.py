@@ -20,7 +20,6 @@ def main() -> int:
         rate=given.rate,
         tasks=given.tasks,
         least_kills=given.least_kills,
-        times_are_told=given.times_are_told,
     )
     folder = Path(given.folder or tempfile.mkdtemp(prefix=f"chaos-{options.seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +42,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=15, help="calls a second")
     parser.add_argument("--tasks", type=int, default=MANY, help="where the publisher stops")
     parser.add_argument("--least-kills", type=int, default=0, help="of each kind, or the run fails")
-    parser.add_argument("--times-are-told", action="store_true", help="limits in milliseconds fail nothing")
     parser.add_argument("--folder", default="", help="for the ledger and the logs")
     return parser
 

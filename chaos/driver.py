@@ -18,7 +18,7 @@ from chaos.fleet import Fleet
 from chaos.killer import Killer
 from chaos.ledger import Line, What
 from chaos.stage import Stage, set_up
-from chaos.verdict import TIMED, judge
+from chaos.verdict import judge
 from chaos.verdict.costs import Cost, cost
 from chaos.verdict.finding import Finding
 from chaos.verdict.record import record
@@ -35,8 +35,7 @@ HOOK_FAILED = re.compile(r"django-taskops: (\S+) failed; the task goes on")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`rate` in calls a second; `tasks` is where the publisher stops, `least_kills` of each kind are demanded. With
-    `times_are_told` what the rules with a limit in milliseconds find is printed, and the run passes even so."""
+    """`rate` in calls a second; `tasks` is where the publisher stops, `least_kills` of each kind are demanded."""
 
     seed: str
     seconds: float
@@ -44,7 +43,6 @@ class Options:
     rate: float = 15.0
     tasks: int = MANY
     least_kills: int = 0
-    times_are_told: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +57,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        return not self.too_few and not any(found for rule, found in self.findings.items() if self.counts_against(rule))
-
-    def counts_against(self, rule: str) -> bool:
-        """False for a rule whose findings are only told."""
-        return not (self.options.times_are_told and rule in TIMED)
+        return not any(self.findings.values()) and not self.too_few
 
     @property
     def too_few(self) -> list[str]:

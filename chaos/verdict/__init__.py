@@ -32,9 +32,6 @@ ONLY: Mapping[Scenario, tuple[Rule, ...]] = {
     Scenario.B: (),
 }
 
-TIMED = frozenset({"the_hooks_are_quick", "no_run_is_called_lost_that_had_ended"})
-"""The rules with a limit in milliseconds, which a slow machine breaks whatever the app does."""
-
 
 def judge(record: Record, tables: Tables, scenario: Scenario) -> dict[str, list[Finding]]:
     """What was found, by the name of the rule; an empty list for a rule that holds."""

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from chaos.driver import Options, Outcome
 from chaos.faults import Scenario
 from chaos.ledger import What
 from chaos.tables import Audit, Letter
-from chaos.verdict import ONLY, RULES, TIMED, judge
-from chaos.verdict.costs import Cost
+from chaos.verdict import ONLY, RULES, judge
 from chaos.verdict.finding import Finding
 from tests.chaos.stories import FIRST, MILLISECOND, OTHER, Story, of, quiet, said, spend
 
@@ -435,23 +433,3 @@ def _reaped(task_id: str) -> Audit:
     return Audit(
         action="reap", task_id=task_id, outcome="worker_lost", by="", object_id="1", details={"boot_id": "boot"}
     )
-
-
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_on_a_slow_machine_times_are_told_and_all_else_fails_the_run(rule: Any) -> None:
-    found = {rule.__name__: [Finding("x", "y")]}
-    strict, lenient = (
-        Outcome(
-            options=Options(seed="1", seconds=60, times_are_told=told),
-            findings=found,
-            counts={},
-            done={},
-            cost=Cost(),
-            seconds_of_rest=0,
-            notes=[],
-        )
-        for told in (False, True)
-    )
-
-    assert not strict.passed
-    assert lenient.passed == (rule.__name__ in TIMED)
