@@ -1,6 +1,6 @@
 """What workers say of themselves becomes a row for each boot: the newest beat wins."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..events import Beat
@@ -13,22 +13,30 @@ MAX_TASKS = 2000  # registered with one worker, that are kept
 
 
 def write(beats: Iterable[Beat]) -> None:
-    """Two statements, whatever the number of beats; none without any."""
+    """Two statements, whatever the number of beats, three where a worker is new; none without any."""
     newest: dict[str, Beat] = {}
     for beat in beats:
         known = newest.setdefault(beat.boot_id, beat)
         newest[beat.boot_id] = _newer(known, beat)
     if not newest:
         return
-    held = {
-        row.boot_id: row for row in WorkerBeat.objects.filter(boot_id__in=newest).only("boot_id", "number", "tasks")
-    }
-    news = [
-        _row(beat, held.get(boot_id))
-        for boot_id, beat in sorted(newest.items())
-        if boot_id not in held or held[boot_id].number < beat.number
-    ]
+    held = _locked(newest)
+    if len(held) < len(newest):
+        first = [_row(beat) for boot_id, beat in sorted(newest.items()) if boot_id not in held]
+        bulk.upsert(WorkerBeat, first, unique=["boot_id"], update=["boot_id"])  # as it is, where another was first
+        held = _locked(newest)
+    rows = [(held[boot_id], beat) for boot_id, beat in sorted(newest.items())]
+    news = [_row(beat, row.tasks) for row, beat in rows if beat.number > row.number]
     bulk.upsert(WorkerBeat, news, unique=["boot_id"], update=_COLUMNS)
+    # A worker says its names seldom, and one that ends may have said them in no later beat.
+    late = [_row(beat) for row, beat in rows if beat.number < row.number and beat.tasks and not row.tasks]
+    bulk.upsert(WorkerBeat, late, unique=["boot_id"], update=["tasks"])
+
+
+def _locked(boot_ids: Iterable[str]) -> dict[str, WorkerBeat]:
+    """The rows that are there: of two writers, the one with the older beat must not be the last."""
+    rows = WorkerBeat.objects.select_for_update().filter(boot_id__in=boot_ids).order_by("boot_id")
+    return {row.boot_id: row for row in rows.only("boot_id", "number", "tasks")}
 
 
 def _newer(one: Beat, other: Beat) -> Beat:
@@ -37,8 +45,8 @@ def _newer(one: Beat, other: Beat) -> Beat:
     return newer if newer.tasks is not None else replace(newer, tasks=older.tasks)
 
 
-def _row(beat: Beat, held: WorkerBeat | None) -> WorkerBeat:
-    known = held.tasks if held else []
+def _row(beat: Beat, known: Sequence[str] = ()) -> WorkerBeat:
+    """`known` are the names of its tasks where the beat does not say them."""
     return WorkerBeat(
         boot_id=beat.boot_id,
         worker=beat.worker,
@@ -52,7 +60,7 @@ def _row(beat: Beat, held: WorkerBeat | None) -> WorkerBeat:
         beat_at=stored(beat.at),
         applied_at=DatabaseNow(),
         stopped_at=stored(beat.at) if beat.stopped else None,
-        tasks=known if beat.tasks is None else sorted(beat.tasks)[:MAX_TASKS],
+        tasks=list(known) if beat.tasks is None else sorted(beat.tasks)[:MAX_TASKS],
         details={
             "queues": beat.queues,
             "running": beat.running,

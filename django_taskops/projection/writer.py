@@ -50,6 +50,7 @@ def apply(records: Sequence[Record], *, impatient: bool = False, background: boo
     for _start in range(MAX_STARTS):
         try:
             with limits.limited_transaction(within):
+                lock_for_writing()
                 if events:
                     _apply(chords.without_stale(events))
                 chords.write(joints)
@@ -193,7 +194,6 @@ def identity() -> str:
 
 
 def _locked_runs(by_task: Mapping[str, Sequence[Event]]) -> dict[int, Run]:
-    lock_for_writing()
     found = TaskRun.objects.select_for_update().filter(task_id__in=by_task).order_by("pk")
     return {values[0]: rows.run_from(values) for values in found.values_list(*rows.RUN_COLUMNS)}
 

@@ -1,16 +1,18 @@
 """Rows of workers, from what they say of themselves."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
+from threading import Barrier
 
 import pytest
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from django_taskops.events import Beat, Record
+from django_taskops.events import Beat
 from django_taskops.journal.codec import UnreadableEvent, decode, encode
 from django_taskops.models import TaskRun, WorkerBeat
 from django_taskops.projection import writer
@@ -18,6 +20,7 @@ from tests.events import BEAT, START, Story
 
 pytestmark = pytest.mark.mariadb
 
+BOOTS = 50
 LATER = replace(BEAT, number=2, at=START + timedelta(seconds=5), tasks=None, running=(), held=1)
 LAST = replace(LATER, number=3, at=START + timedelta(seconds=10), reserved=(), held=0, stopped=True)
 
@@ -49,6 +52,31 @@ def test_the_newest_beat_wins_whatever_their_order(database: str, order: tuple[B
     assert (row.worker, row.host, row.pid, row.pool) == ("w1@shop", "shop-7", 7, "prefork")
     assert row.details["running"] == []
     assert row.details["queues"] == ["celery", "mail"]
+    assert row.tasks == ["shop.mail", "shop.price"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_writers_at_once_the_one_with_the_newest_beat_wins(database: str) -> None:
+    """Many times over: two drains deal the beats of one worker among them."""
+    barrier = Barrier(2)
+
+    def write(beats: list[Beat]) -> None:
+        try:
+            for beat in beats:
+                barrier.wait(timeout=30)
+                writer.apply([beat])
+        finally:
+            connections[database].close()
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(write, [_beats_of_many(BEAT), _beats_of_many(LAST)]))
+
+    assert set(WorkerBeat.objects.values_list("number", "stopped_at")) == {(3, LAST.at)}
+    assert WorkerBeat.objects.filter(tasks=sorted(BEAT.tasks or ())).count() == BOOTS
+
+
+def _beats_of_many(beat: Beat) -> list[Beat]:
+    return [replace(beat, boot_id=f"boot-{number}") for number in range(BOOTS)]
 
 
 def test_tasks_are_kept_until_others_are_said(database: str) -> None:
@@ -76,9 +104,11 @@ def test_whoever_sees_a_beat_sees_what_came_before_it(database: str) -> None:
     assert TaskRun.objects.filter(task_id=story.task_id).exists()
 
 
-def test_any_number_of_beats_costs_two_statements(database: str) -> None:
-    beats: list[Record] = [replace(BEAT, boot_id=f"boot-{number}") for number in range(50)]
+@pytest.mark.parametrize(("beat", "statements"), [(BEAT, 3), (LATER, 2)], ids=["new", "known"])
+def test_any_number_of_beats_costs_a_few_statements(database: str, beat: Beat, statements: int) -> None:
+    if beat is LATER:
+        writer.apply(_beats_of_many(BEAT))
     with CaptureQueriesContext(connections[database]) as queries:
-        writer.apply(beats)
-    assert sum("workerbeat" in query["sql"] for query in queries) == 2
-    assert WorkerBeat.objects.count() == 50
+        writer.apply(_beats_of_many(beat))
+    assert sum("workerbeat" in query["sql"] for query in queries) == statements
+    assert WorkerBeat.objects.filter(number=beat.number).count() == BOOTS

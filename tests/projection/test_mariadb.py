@@ -14,7 +14,7 @@ from django.db.models import ExpressionWrapper, F
 from django.db.models.fields import DateTimeField
 
 from django_taskops.models import DeadLetter, OutboxEntry, OutboxKind, TaskRun
-from django_taskops.projection import beats, limits, writer
+from django_taskops.projection import limits, writer
 from django_taskops.projection.clock import DatabaseNow
 from django_taskops.projection.connection import own_connection
 from tests.events import BEAT, Story
@@ -156,7 +156,7 @@ def test_the_clock_of_the_database_knows_no_time_zone(database: str) -> None:
     entry = OutboxEntry.objects.create(kind=OutboxKind.LEASE, key="lease:test")
     try:
         OutboxEntry.objects.filter(pk=entry.pk).update(claimed_until=later)
-        beats.write([BEAT])
+        writer.apply([BEAT])
     finally:
         connections[database].close()
 
