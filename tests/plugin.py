@@ -18,6 +18,7 @@ from django.db import OperationalError
 from django.test import TransactionTestCase
 
 from tests.services import ALIASES, MARIADB, missing, start_services
+from tests.turns import turn
 from tests.workers import running
 
 FLUSHES = 5
@@ -71,6 +72,13 @@ def _flush_again_after_a_deadlock() -> None:
 
 def pytest_report_header() -> list[str]:
     return [f"services: no {variable}: {reason.splitlines()[0]}" for variable, reason in missing.items()]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Around all else, so that waiting counts for no time limit."""
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

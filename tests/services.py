@@ -25,8 +25,8 @@ missing: dict[str, str] = {}
 
 
 def start_services(until: ExitStack, *, for_others: bool) -> None:
-    """Sets REDIS_URL, DATABASE_URL, MYSQL_URL, a file for SQLite and a folder for the spool; `until` stops and removes
-    what was started here.
+    """Sets REDIS_URL, DATABASE_URL, MYSQL_URL, a file for SQLite and folders for the spool and the turns; `until` stops
+    and removes what was started here.
 
     `for_others` in a process that only hands the tests to others, which find these addresses in their environment. They
     share the databases, where each has its own tables, but no Redis: tests look at all that a broker holds.
@@ -38,6 +38,8 @@ def start_services(until: ExitStack, *, for_others: bool) -> None:
             _start(until, variable, server, folder)
     os.environ["TASKOPS_TEST_SQLITE"] = str(folder / "tests.sqlite3")
     os.environ["TASKOPS_TEST_SPOOL"] = str(folder / "spool")
+    if for_others or "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ["TASKOPS_TEST_TURNS"] = str(folder)
 
 
 def _start(until: ExitStack, variable: str, server: Server, folder: Path) -> None:

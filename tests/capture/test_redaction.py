@@ -89,6 +89,7 @@ def test_a_queryset_is_named_and_not_asked(django_assert_num_queries: Any) -> No
         assert display([User.objects.all()]) == ["<QuerySet>"]
 
 
+@pytest.mark.alone
 def test_rendering_takes_no_longer_than_its_budget_however_slow_the_values_are() -> None:
     class Slow:
         def __repr__(self) -> str:

@@ -46,6 +46,7 @@ class Published:
         return spent
 
 
+@pytest.mark.alone
 def test_no_task_fails_or_waits_and_all_have_their_rows_afterwards(
     own_database: OwnDatabase, start_worker: WorkerStarter
 ) -> None:

@@ -15,7 +15,7 @@ from tests.events import Story
 from tests.faults.accounts import retried_once, wait_for_shapes
 from tests.faults.processes import Process, wait_until_drained_by
 from tests.faults.telling import tell
-from tests.servers import RedisServer, give_own_machine, own_redis
+from tests.servers import RedisServer, own_redis
 from tests.workers import eventually
 
 pytestmark = [
@@ -62,13 +62,12 @@ def test_events_go_to_the_spool_meanwhile_and_to_redis_afterwards_and_none_is_do
     wait_for_shapes([*before, *meanwhile, *afterwards])
 
 
+@pytest.mark.alone
 def test_a_hung_redis_does_not_hold_up_what_is_in_the_spool(
     journal_redis: RedisServer, start_drain: Callable[..., Process]
 ) -> None:
     """More than a batch of it, which would wait for the reply of the one before it each."""
-    drain = start_drain()
-    give_own_machine(drain.pid)  # the delay is Redis', and not that of the tests beside this one
-    wait_until_drained_by(drain)
+    wait_until_drained_by(start_drain())
     tell_through(journal_redis)
     journal_redis.pause()
 

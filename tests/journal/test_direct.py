@@ -76,6 +76,7 @@ def test_without_autocommit_events_are_recorded_all_the_same(database: str) -> N
     assert run.queue == "celery"
 
 
+@pytest.mark.alone
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("database", ["default"], indirect=True)
 def test_a_locked_table_holds_a_task_up_once_and_briefly(database: str) -> None:
@@ -106,6 +107,7 @@ def test_a_locked_table_holds_a_task_up_once_and_briefly(database: str) -> None:
         assert cursor.fetchone() == ("0",)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("database", ["default"], indirect=True)
 def test_the_drivers_timeout_bounds_what_a_hung_database_costs_and_it_is_paid_once(
     database: str, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +137,7 @@ def test_what_a_thread_still_has_to_write_may_get_lost_with_the_process() -> Non
     assert paused.deferring()
 
 
+@pytest.mark.alone
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_busy_sqlite_holds_a_task_up_for_half_a_second_at_most(database: str) -> None:

@@ -104,6 +104,7 @@ def test_reading_waits_for_the_first_and_not_for_ever(journal: RedisJournal, add
     assert len(source_of(address).read(10, 2)) == 1
 
 
+@pytest.mark.alone
 def test_a_redis_that_is_not_there_costs_no_time_and_no_event(elsewhere: Elsewhere) -> None:
     nobody = RedisJournal(client.of_url("redis://127.0.0.1:1/0"), elsewhere)
     longest = 0.0
@@ -302,6 +303,7 @@ def test_what_is_left_of_a_silent_redis_goes_nobodys_way_but_the_newest_its_call
     assert [event.subject for event in elsewhere.events] == ["newest"]
 
 
+@pytest.mark.alone
 def test_many_replies_that_are_missing_hold_nobody_up(
     journal: RedisJournal, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,6 +482,7 @@ def test_a_task_waits_once_for_a_redis_that_does_not_answer(elsewhere: Elsewhere
             silent.accept()
 
 
+@pytest.mark.alone
 def test_a_reply_that_stops_half_way_holds_nobody_up(elsewhere: Elsewhere) -> None:
     with stalling_redis() as address:
         journal = RedisJournal(address, elsewhere)
@@ -501,6 +504,7 @@ def test_a_reply_that_stops_half_way_holds_nobody_up(elsewhere: Elsewhere) -> No
     assert {event.subject for event in (*elsewhere.late, *elsewhere.events)} == {str(each + 1) for each in range(sent)}
 
 
+@pytest.mark.alone
 def test_nor_does_it_hold_up_a_question(elsewhere: Elsewhere) -> None:
     with stalling_redis() as address:
         journal = RedisJournal(address, elsewhere)

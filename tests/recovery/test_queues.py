@@ -107,6 +107,7 @@ def closed() -> int:
     return port
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("address", ["redis://:{secret}@127.0.0.1:{port}/0", "amqp://u:{secret}@127.0.0.1:{port}//"])
 @ON_POSTGRESQL
 def test_a_broker_that_does_not_answer_costs_two_seconds_at_most(database: str, deaf: int, address: str) -> None:
@@ -217,6 +218,7 @@ def test_pages_ask_once_in_five_seconds(database: str, queue: BrokerQueue, monke
     assert [each.depth for each in queues.recent(names)] == [1, 0]
 
 
+@pytest.mark.alone
 @ON_POSTGRESQL
 def test_pages_leave_a_broker_alone_that_did_not_answer(database: str, deaf: int) -> None:
     with publishing_to(f"redis://127.0.0.1:{deaf}/0"):
