@@ -73,6 +73,6 @@ def kept(address: client.Address) -> list[Event]:
 
 def put(address: client.Address, *entries: bytes) -> None:
     """Straight into the stream, whatever it is."""
-    server = address.client(1)
-    for entry in entries:
-        server.xadd(Keys.under(address.prefix).events, {FIELD: entry})
+    with address.glance(1) as server:
+        for entry in entries:
+            server.xadd(Keys.under(address.prefix).events, {FIELD: entry})

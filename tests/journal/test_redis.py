@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -77,8 +77,8 @@ def test_a_bad_ending_has_a_stream_of_its_own(journal: RedisJournal, address: cl
     journal.flush()
 
     keys = Keys.under("")
-    server = address.client(1)
-    assert (server.xlen(keys.events), server.xlen(keys.endings)) == (1, 1)
+    with address.glance(1) as server:
+        assert (server.xlen(keys.events), server.xlen(keys.endings)) == (1, 1)
 
 
 def test_what_is_acknowledged_does_not_come_again(journal: RedisJournal, address: client.Address) -> None:
@@ -131,7 +131,8 @@ def test_after_a_cut_connection_nothing_is_missing_and_it_goes_on(
 
     send()
     identifier = address_of(journal)
-    address.client(1).client_kill(identifier)
+    with address.glance(1) as server:
+        server.client_kill(identifier)
     for _ in range(10):
         send()
 
@@ -153,7 +154,8 @@ def test_nothing_is_entrusted_to_a_connection_that_redis_has_closed(
     story = Story("1")
     journal.append(story.started())
     journal.flush()
-    address.client(1).client_kill(address_of(journal))
+    with address.glance(1) as server:
+        server.client_kill(address_of(journal))
     select.select([connection_of(journal)._sock], [], [], 5)
     end = story.succeeded()
     journal.append(end)
@@ -175,7 +177,8 @@ def test_after_a_failover_behind_one_name_events_go_to_the_new_master(
         journal = RedisJournal(client.Address(pool, "", "a name"), elsewhere)
         journal.prepare()
         eventually(lambda: journal._wire is not None)
-        old.client().replicaof("127.0.0.1", 1)
+        with old.client() as server:
+            server.replicaof("127.0.0.1", 1)
         masters.append(address)
         sent: list[str] = []
 
@@ -195,7 +198,8 @@ def test_after_a_failover_behind_one_name_the_new_master_is_drained(tmp_path: Pa
     with own_redis(tmp_path / "old master") as old:
         source = source_of(client.of_url(old.url))
         assert source.hold()
-        old.client().replicaof("127.0.0.1", 1)
+        with old.client() as server:
+            server.replicaof("127.0.0.1", 1)
         (connection,) = source._client.connection_pool._available_connections
         for name in ("host", "port", "db", "password"):  # where its next connection leads to
             setattr(connection, name, address.pool().connection_kwargs.get(name))
@@ -222,14 +226,14 @@ def test_an_event_that_redis_refuses_goes_elsewhere(
     journal.append(Story("1").started())
     journal.flush()
     keys = Keys.under("")
-    server = address.client(1)
-    server.delete(keys.events)
-    server.set(keys.events, "no stream")
+    with address.glance(1) as server:
+        server.delete(keys.events)
+        server.set(keys.events, "no stream")
 
-    journal.append(Story("2").started())
-    journal.append(Story("3").started())
-    journal.flush()
-    server.delete(keys.events)
+        journal.append(Story("2").started())
+        journal.append(Story("3").started())
+        journal.flush()
+        server.delete(keys.events)
 
     assert {event.subject for event in (*elsewhere.late, *elsewhere.events)} == {"2", "3"}
 
@@ -237,7 +241,8 @@ def test_an_event_that_redis_refuses_goes_elsewhere(
 def test_the_last_event_before_a_silence_is_not_lost_with_a_redis_that_refuses_it(
     journal: RedisJournal, address: client.Address, elsewhere: Elsewhere
 ) -> None:
-    address.client(1).set(Keys.under("").events, "no stream")
+    with address.glance(1) as server:
+        server.set(Keys.under("").events, "no stream")
 
     journal.append(Story("last").started())
 
@@ -542,8 +547,8 @@ def test_a_connection_that_breaks_over_a_question_costs_no_event_and_the_questio
 ) -> None:
     journal.append(Story("1").started())
     eventually(lambda: journal._wire is not None)
-    server: Any = address.client(1)
-    server.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    with address.glance(1) as server:
+        cast("Any", server).execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     assert journal.claim("key", "first") == "first"
     journal.flush()

@@ -309,8 +309,8 @@ def test_its_connection_is_its_own_and_outside_any_pool(database: str) -> None:
 def test_it_reports_what_it_has_done_and_what_was_dropped(
     database: str, address: client.Address, source: RedisSource
 ) -> None:
-    server = address.client(1)
-    server.hset(source._keys.drops, "published", 7)
+    with address.glance(1) as server:
+        server.hset(source._keys.drops, "published", 7)
     report = Reporter([source])
 
     report([Drained("redis", applied=5, quarantined=1, lag_seconds=0.5)])
@@ -326,10 +326,10 @@ def test_it_reports_what_it_has_done_and_what_was_dropped(
 def test_drops_are_counted_once_and_a_new_journal_begins_anew(
     database: str, address: client.Address, source: RedisSource
 ) -> None:
-    server = address.client(1)
-    for count in (7, 7, 9, 2):
-        server.hset(source._keys.drops, "published", count)
-        Reporter([source])([Drained("redis")])
+    with address.glance(1) as server:
+        for count in (7, 7, 9, 2):
+            server.hset(source._keys.drops, "published", count)
+            Reporter([source])([Drained("redis")])
 
     assert Recorder.objects.get().dropped == 7 + 2 + 2
 
