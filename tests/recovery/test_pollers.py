@@ -1,5 +1,6 @@
 """Whoever polls a failed task waits again once it is put back, in each result backend that lets us."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import uuid4
@@ -13,15 +14,17 @@ from django_taskops.recovery import pollers, requeue
 from django_taskops.recovery.broker import Publisher
 from tests import tasks
 from tests.recovery.test_requeue import letter_of
-from tests.workers import BrokerQueue, Worker, eventually
+from tests.workers import BrokerQueue, Worker, eventually, hang_up
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "sqlite"])
 
 
 @pytest.fixture(params=["redis", "django-db", "cache+memory://", "file"])
-def app(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Celery:
+def app(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[Celery]:
     urls = {"redis": redis_url, "file": tmp_path.as_uri()}
-    return Celery("pollers", backend=urls.get(request.param, request.param), set_as_current=False)
+    app = Celery("pollers", backend=urls.get(request.param, request.param), set_as_current=False)
+    yield app
+    hang_up(app)
 
 
 def fail(backend: Any, task_id: str) -> None:
