@@ -1,6 +1,5 @@
 """Real worker processes for the tests, and a look into the queues they read."""
 
-import gc
 import json
 import os
 import signal
@@ -182,10 +181,10 @@ def _set_broker(url: str) -> None:
 
 def hang_up(app: Any) -> None:
     """Closes the connections of the app's result backend in this thread, which is given another: dropped, a Redis would
-    leave them to the garbage collector. So would results that it finds later: as they go, they connect once more."""
-    gc.collect()
+    leave them to the garbage collector. Results that outlive it would connect it once more as they go."""
     if hasattr(app.backend, "result_consumer"):
         app.backend.result_consumer.stop()
+        app.backend.result_consumer.cancel_for = lambda _task_id: None
         app.backend.client.connection_pool.disconnect()
 
 
